@@ -21,7 +21,7 @@ from tensorgrad.nn import functional as F
 from tensorgrad.nn import init
 from tensorgrad.ops import random
 from tensorgrad.testing import CompiledError, CompiledReport, GradientError, check_compiled, strategies
-from tensorgrad.train import steps
+from tensorgrad.train import ahead, steps
 from tensorgrad.train.steps import evaluation_step, training_step
 
 
@@ -179,6 +179,7 @@ def test_what_estimators_compile(make: Any, solver: str, monkeypatch: pytest.Mon
 
         return called
 
+    monkeypatch.setattr(ahead, "FIRST", 1)  # every batch by a call
     monkeypatch.setattr(estimator, "MIN_COMPILED_STEPS", 0)  # however few steps there are
     monkeypatch.setattr(steps, "compile", proving)
     monkeypatch.setattr(tensorgrad, "compile", proving)

@@ -8,7 +8,7 @@ from types import CodeType
 from typing import Any, NamedTuple
 
 from tensorgrad.compiler.trace import Trace, describe_rates, equal, place_of
-from tensorgrad.compiler.world import MISSING, SIMPLE, World, same
+from tensorgrad.compiler.world import MISSING, SIMPLE, World, present, same
 from tensorgrad.core.backend import Array
 from tensorgrad.core.lazy import cached_property
 from tensorgrad.core.location import is_own
@@ -129,11 +129,18 @@ def code_of(test: str, names: tuple[str, ...]) -> CodeType:
 
 
 CHANGED = (LookupError, ValueError, AttributeError)  # raised when something no longer exists
-GLOBALS: dict[str, Any] = {"same": same, "equal": equal, "CHANGED": CHANGED}
+GLOBALS: dict[str, Any] = {"same": same, "equal": equal, "present": present, "CHANGED": CHANGED}
 
 
 def of_binding(text: str, holder: Any, key: Any, kind: str, value: Any) -> Guard:
-    """A name is bound to the same value."""
+    """A name is bound to the same value; names that are not there are still not there."""
+    if kind == "absent":
+        names = ", ".join(sorted(key)[:3]) + (", ..." if len(key) > 3 else "")
+        text = f"{text}{names} {'is' if len(key) == 1 else 'are'} {'undefined' if isinstance(holder, dict) else 'unset'}"
+        if isinstance(holder, dict):
+            return Guard(text, "{h}.keys().isdisjoint({k})", {"h": holder, "k": key})
+        test = "{h}.__dict__.keys().isdisjoint({k})" if hasattr(holder, "__dict__") else "not present({h}, {k})"
+        return Guard(text, test, {"h": holder, "k": key})
     place = {
         "cell": "{h}.cell_contents",
         "item": "{h}[{k}]",

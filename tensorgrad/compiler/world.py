@@ -13,7 +13,7 @@ import random as python_random
 import sys
 import sysconfig
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import CodeType, FunctionType, MemberDescriptorType, MethodType, ModuleType
 from typing import Any, NamedTuple
@@ -38,7 +38,7 @@ INSTALLED = {"site-packages", "dist-packages"}  # also of another prefix: the us
 SUBSCRIPTS = ("BINARY_SUBSCR", "STORE_SUBSCR")
 UNASKED = ("__init__", "__new__", "__repr__", "__str__", "__del__", "__reduce__", "__getstate__", "__setstate__")
 OF_MODULES = frozenset(vars(Module()))  # attributes of every Module
-REFLECTION = {"getattr", "setattr", "vars", "globals", "locals", "__dict__"}  # functions that take names as strings
+REFLECTION = {"getattr", "hasattr", "setattr", "vars", "globals", "locals", "__dict__"}  # functions that take names as strings
 SIMPLE = (type(None), bool, int, float, complex, str, bytes, np.generic)
 
 
@@ -47,8 +47,11 @@ class Binding(NamedTuple):
 
     text     its description: "global scale", "closure model", "0.p"
     holder   where it is stored: a cell, a dict, a list, an object with attributes
-    key      its name or index there;  kind: "cell", "item", "attribute", "slot", "length" or "defaults"
+    key      its name or index there;  kind: "cell", "item", "attribute", "slot", "length", "defaults" or "absent"
     value    the value when it was found
+
+    "absent" stands for names, a frozenset, that Python looks for in `holder` and finds elsewhere, if at all: in the class, a
+    base class, the built-in names. The value is then the names that are there, none; `text` is what precedes them.
     """
 
     text: str
@@ -68,6 +71,8 @@ class Binding(NamedTuple):
                 return self.holder.__defaults__
             if self.kind == "slot":
                 return getattr(self.holder, self.key)
+            if self.kind == "absent":
+                return present(self.holder, self.key)
             return self.holder[self.key] if self.kind == "item" else self.holder.__dict__[self.key]
         except (KeyError, IndexError, ValueError, AttributeError):
             return MISSING
@@ -96,6 +101,8 @@ class World:
         self.generators: dict[int, np.random.Generator] = {id(random.default()): random.default()}
         self.roots = [getattr(root, "__func__", root) for root in roots.values()]
         self.attributes: set[str] = set()  # that the code names
+        self.reflects = False  # whether the code looks for attributes that need not exist
+        self.missing: dict[int, tuple[dict[str, Any], set[str]]] = {}  # global names that are not there, by namespace
         self.elements: dict[int, list[set[Any] | None]] = {}  # of lists and dicts, by id: which are used where; None for all
         self.reached: Counter[int] = Counter()  # number of visits, by id
         self.containers: list[tuple[Any, str]] = []
@@ -117,6 +124,10 @@ class World:
                 stack += reversed([part for value, text in objects for part in self.of_object(value, text)])
         for value, text in self.containers:
             self.of_container(value, text)
+        for value, text in objects:
+            self.of_lookups(value, text)
+        for space, names in self.missing.values():
+            self.bind_absent("global ", space, names)
 
     def inside(self, value: Any, text: str) -> Iterator[tuple[Any, str]]:
         """The objects that a value consists of or refers to, with names; adds bindings for those that can be replaced."""
@@ -167,6 +178,7 @@ class World:
     def of_function(self, function: FunctionType, text: str) -> Iterator[tuple[Any, str]]:
         code = function.__code__
         self.attributes |= loaded(code).attributes
+        self.reflects |= loaded(code).reflects
         for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
             try:
                 value = cell.cell_contents
@@ -181,7 +193,9 @@ class World:
             yield self.bind(f"default {name}", function.__kwdefaults__, name, "item", value, True)
         space = function.__globals__
         for name in loaded(code).names:
-            if name in space and (not isinstance(space[name], ModuleType) or is_users_module(space[name])):
+            if name not in space:
+                self.missing.setdefault(id(space), (space, set()))[1].add(name)
+            elif name in space and (not isinstance(space[name], ModuleType) or is_users_module(space[name])):
                 self.uses(space[name], loaded(code).elements.get(name))
                 yield self.bind(f"global {name}", space, name, "item", space[name], True)
 
@@ -238,6 +252,32 @@ class World:
                     kind = "item" if isinstance(owner, ModuleType) else "attribute"
                     self.bind(f"{text}.{name}", vars(owner) if kind == "item" else owner, name, kind, part, True)
                 yield from ((f, f"{text}.{name}") for f in (functions_of(part) or (part,)))
+
+    def of_lookups(self, value: Any, text: str) -> None:
+        """Bind the absence of attributes that the code names wherever Python looks for them before it finds them; if the code
+        copes with attributes that do not exist, also of those that are found nowhere.
+        """
+        kind = value if isinstance(value, type) else type(value)
+        if kind is not value and not isinstance(value, Module):  # a Module counts its changes
+            names = {name for name in self.attributes if self.is_looked_up(kind, name)}
+            if hasattr(value, "__dict__"):
+                names = {name for name in names if not is_data_descriptor(defined(kind, name))}
+            self.bind_absent(f"{text}.", value, names)
+        for i, owner in enumerate(kind.__mro__):
+            if owner in classes_of(kind) and self.is_new(owner, ""):
+                names = {name for name in self.attributes if self.is_looked_up(kind, name, i)}
+                names.update(name for base in kind.__mro__[i + 1 :] for name in implicit(base))
+                self.bind_absent(f"{owner.__name__}.", owner, names)
+
+    def is_looked_up(self, kind: type, name: str, first: int = 0) -> bool:
+        """Whether the code may look for an attribute in the classes from the given place in the order of `kind` on: it is found
+        there, or the code copes with its absence."""
+        return self.reflects or defined(kind, name, first) is not MISSING
+
+    def bind_absent(self, text: str, holder: Any, names: set[str]) -> None:
+        """Bind the absence of those names that are not in a namespace."""
+        if names := names.difference(present(holder, names)):
+            self.bindings.append(Binding(text, holder, frozenset(names), "absent", ()))
 
     def is_new(self, owner: Any, name: str) -> bool:
         """Whether an attribute was not inspected before."""
@@ -297,8 +337,8 @@ class Objects:
     def changed(self) -> str:
         """The first change, in words, or ""."""
         for binding, value in self.bindings:
-            if value is not MISSING and not same(binding.now(), value):
-                return binding.text
+            if value is not MISSING and not same(now := binding.now(), value):
+                return f"{binding.text}{now[0]}" if binding.kind == "absent" else binding.text
         for text, space, before, is_complete in self.spaces:
             for name in {**before, **space} if is_complete else before:
                 # private names are bindings if the code names them
@@ -323,6 +363,12 @@ class Objects:
                 holder[binding.key] = value
             elif binding.kind == "defaults":
                 holder.__defaults__ = value
+            elif binding.kind == "absent":
+                for name in binding.now():
+                    if isinstance(holder, dict):
+                        del holder[name]
+                    else:
+                        delattr(holder, name)
             else:
                 setattr(holder, binding.key, value)
         for _, space, before, is_complete in self.spaces:
@@ -453,11 +499,13 @@ class Loaded(NamedTuple):
     names        of globals
     attributes   of any object
     elements     for lists and dicts that are only used as name[constant]: name to keys
+    reflects     whether it copes with attributes that do not exist: by getattr(), hasattr(), ..., or a `try`
     """
 
     names: list[str]
     attributes: set[str]
     elements: dict[str, set[Any]]
+    reflects: bool
 
 
 @functools.cache
@@ -467,9 +515,11 @@ def loaded(code: CodeType) -> Loaded:
     elements: dict[str, set[Any]] = {}
     used_whole: set[str] = set()
     texts: list[str] = []
+    reflects = False
     stack = [code]
     while stack:
         code = stack.pop()
+        reflects = reflects or bool(code.co_exceptiontable)
         stack += [c for c in code.co_consts if isinstance(c, CodeType)]
         instructions = [i for i in dis.get_instructions(code) if i.opname not in ("CACHE", "EXTENDED_ARG")]
         for i, this in enumerate(instructions):
@@ -487,7 +537,9 @@ def loaded(code: CodeType) -> Loaded:
     if REFLECTION & {*names, *attributes}:
         attributes.update(texts)
         names.update(dict.fromkeys(texts))
-    return Loaded(list(names), attributes, {name: keys for name, keys in elements.items() if name not in used_whole})
+        reflects = True
+    used_by_key = {name: keys for name, keys in elements.items() if name not in used_whole}
+    return Loaded(list(names), attributes, used_by_key, reflects)
 
 
 @functools.cache
@@ -530,6 +582,30 @@ def functions_of(part: Any) -> list[FunctionType]:
     elif isinstance(part, functools.cached_property):
         part = part.func
     return [part] if isinstance(part, FunctionType) else []
+
+
+def present(holder: Any, names: Iterable[str]) -> tuple[str, ...]:
+    """Those names that are defined in a namespace: global names, given as a dict, or those of an object, a class, a module."""
+    if not isinstance(holder, dict) and not hasattr(holder, "__dict__"):  # it has slots
+        return tuple(sorted(name for name in names if hasattr(holder, name)))
+    space = holder if isinstance(holder, dict) else holder.__dict__
+    return tuple(sorted(name for name in names if name in space))
+
+
+def defined(kind: type, name: str, first: int = 0) -> Any:
+    """What a class, or the base classes from the given place in its order on, defines under a name; MISSING if nothing."""
+    return next((vars(base)[name] for base in kind.__mro__[first:] if name in vars(base)), MISSING)
+
+
+def is_data_descriptor(member: Any) -> bool:
+    """Whether a member of a class, such as a property or a slot, comes before attributes of the object."""
+    return hasattr(type(member), "__set__") or hasattr(type(member), "__delete__")
+
+
+def implicit(kind: type) -> list[str]:
+    """The methods of a user's class that Python calls implicitly."""
+    members = vars(kind).items() if kind in classes_of(kind) else ()
+    return [n for n, part in members if n.startswith("__") and n not in UNASKED and isinstance(part, FunctionType)]
 
 
 def classes_of(value: Any) -> tuple[type, ...]:

@@ -364,7 +364,7 @@ class Optimiser(Parameters):
                     shape = self.params[i].shape
                     for slot in self.slots_of(block.group):
                         array = block.state.get(slot)
-                        state[i][slot] = (
+                        states[i][slot] = (
                             zeros(shape, block.dtype) if array is None else copied(array[start:stop].reshape(shape))
                         )
         return states

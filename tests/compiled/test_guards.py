@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -365,3 +365,109 @@ def test_numbers_of_functions_that_are_wrapped(wrap: Callable[..., Any]) -> None
     for scale in (2.0, 2.0, 2.0, 5.0, 5.0, 5.0, 2.0):
         settings.scale = scale
         assert outer(np.ones(1)).item() == scale + 1
+
+
+# What is defined later where Python looks first
+
+
+class Defaults:
+    scale = 2.0
+
+    @property
+    def doubled(self) -> float:
+        return 2 * self.scale
+
+    def method(self) -> float:
+        return self.scale
+
+
+class Derived(Defaults):
+    pass
+
+
+class Slots:
+    __slots__ = ("scale",)
+
+
+class Callable2:
+    def __call__(self) -> float:
+        return 2.0
+
+
+class DerivedCallable(Callable2):
+    pass
+
+
+def tried(value: Any) -> float:
+    try:
+        return value.later  # type: ignore[no-any-return]
+    except AttributeError:
+        return 2.0
+
+
+LATER: dict[str, tuple[Callable[[], Any], Callable[[Any], float], Callable[[Any], Any]]] = {
+    "an attribute over one of the class": (Defaults, lambda v: v.scale, lambda v: setattr(v, "scale", 3.0)),
+    "in the object's dict": (Defaults, lambda v: v.scale, lambda v: v.__dict__.update(scale=3.0)),
+    "in another dict": (Defaults, lambda v: v.scale, lambda v: setattr(v, "__dict__", {"scale": 3.0})),
+    "read by a property": (Defaults, lambda v: v.doubled, lambda v: setattr(v, "scale", 3.0)),
+    "read by a method": (Defaults, lambda v: v.method(), lambda v: setattr(v, "scale", 3.0)),
+    "over a method": (Defaults, lambda v: v.method(), lambda v: setattr(v, "method", lambda: 3.0)),
+    "in a class over one of its base": (Derived, lambda v: v.scale, lambda v: setattr(Derived, "scale", 3.0)),
+    "a method over one of the base": (Derived, lambda v: v.method(), lambda v: setattr(Derived, "method", lambda self: 3.0)),
+    "a property over another": (Derived, lambda v: v.doubled, lambda v: setattr(Derived, "doubled", property(lambda _: 3.0))),
+    "of a class itself": (lambda: Derived, lambda v: v.scale, lambda v: setattr(v, "scale", 3.0)),
+    "what Python calls": (DerivedCallable, lambda v: v(), lambda v: setattr(DerivedCallable, "__call__", lambda self: 3.0)),
+    "getattr": (Defaults, lambda v: getattr(v, "later", 2.0), lambda v: setattr(v, "later", 3.0)),
+    "getattr, in the class": (Defaults, lambda v: getattr(v, "later", 2.0), lambda v: setattr(Defaults, "later", 3.0)),
+    "hasattr": (Defaults, lambda v: 3.0 if hasattr(v, "later") else 2.0, lambda v: setattr(v, "later", 3.0)),
+    "try": (Defaults, tried, lambda v: setattr(v, "later", 3.0)),
+    "a slot": (Slots, lambda v: getattr(v, "scale", 2.0), lambda v: setattr(v, "scale", 3.0)),
+    "a module's": (lambda: types.SimpleNamespace(), lambda v: getattr(v, "later", 2.0), lambda v: setattr(v, "later", 3.0)),
+    "a global": (dict, lambda v: globals().get("LATER_ON", 2.0), lambda v: globals().update(LATER_ON=3.0)),
+    "a global over a function of Python": (dict, lambda v: float(len((1, 2))), lambda v: globals().update(len=lambda _: 3.0)),
+}  # fmt: skip
+
+
+@pytest.fixture
+def as_before() -> Iterator[None]:
+    """Classes and globals are restored."""
+    classes = [(kind, dict(vars(kind))) for kind in (Defaults, Derived, DerivedCallable)]
+    names = set(globals())
+    yield
+    for kind, before in classes:
+        for name in vars(kind).keys() - before.keys():
+            delattr(kind, name)
+    for name in globals().keys() - names:
+        del globals()[name]
+
+
+@pytest.mark.usefixtures("as_before")
+@pytest.mark.parametrize("kind", LATER)
+def test_what_is_defined_later(kind: str) -> None:
+    """Where Python looks before it comes to what the step has read: the next call reads it."""
+    make, read, define = LATER[kind]
+    value = make()
+    step = tg.compile(lambda x: (x * read(value)).sum())
+    before = read(value)
+    for _ in range(4):
+        assert step(np.ones(3)).item() == 3 * before
+    assert step.why_not == ""
+    define(value)
+    assert read(value) != before
+    for _ in range(4):
+        assert step(np.ones(3)).item() == 3 * read(value)
+    assert step.why_not == ""
+
+
+@pytest.mark.usefixtures("as_before")
+def test_a_step_that_sets_an_attribute_over_one_of_the_class() -> None:
+    """Its Python changes an object, so it runs uncompiled: a replay would not count."""
+    value = Defaults()
+
+    @tg.compile
+    def step(x: Any) -> Any:
+        value.scale += 1
+        return (x * value.scale).sum()
+
+    with pytest.warns(RuntimeWarning, match=r"runs uncompiled, because it changes closure value\.scale"):
+        assert [step(np.ones(1)).item() for _ in range(5)] == [3, 4, 5, 6, 7]
