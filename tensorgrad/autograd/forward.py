@@ -43,8 +43,8 @@ class Step(NamedTuple):
     """How to compute the tangent of one node.
 
     target, shape, dtype   its index in the list of tangents, and its shape and dtype
-    parts   (index of an input's tangent, the function that maps it to its summand)
-    whole   instead of parts, one function of the tangents of all inputs, None for constant inputs; else None
+    parts      (index of an input's tangent, the function that maps it to its summand)
+    combined   instead of parts, one function of the tangents of all inputs, None for constant inputs; else None
     """
 
     node: Node

@@ -8,7 +8,7 @@ from types import CodeType
 from typing import Any, NamedTuple
 
 from tensorgrad.compiler.trace import Trace, describe_rates, equal, place_of
-from tensorgrad.compiler.world import MISSING, SIMPLE, World, present, same
+from tensorgrad.compiler.world import MISSING, SIMPLE, World, contents_of, present, same
 from tensorgrad.core.backend import Array
 from tensorgrad.core.lazy import cached_property
 from tensorgrad.core.location import is_own
@@ -28,8 +28,8 @@ class Guard(NamedTuple):
 
     @property
     def is_length(self) -> bool:
-        """Whether it is about the length of a list or a dict."""
-        return "len({h})" in self.test
+        """Whether it is about the length of a container, which is also part of an order."""
+        return "len({h})" in self.test or "tuple({h})" in self.test
 
     def holds(self) -> bool:
         try:
@@ -129,11 +129,14 @@ def code_of(test: str, names: tuple[str, ...]) -> CodeType:
 
 
 CHANGED = (LookupError, ValueError, AttributeError)  # raised when something no longer exists
-GLOBALS: dict[str, Any] = {"same": same, "equal": equal, "present": present, "CHANGED": CHANGED}
+GLOBALS: dict[str, Any] = {"same": same, "equal": equal, "present": present, "contents": contents_of, "CHANGED": CHANGED}
 
 
 def of_binding(text: str, holder: Any, key: Any, kind: str, value: Any) -> Guard:
     """A name is bound to the same value; names that are not there are still not there."""
+    if kind in ("order", "contents"):
+        now = "tuple({h})" if kind == "order" else "{h}" if isinstance(holder, set) else "contents({h})"
+        return Guard(f"{text} is the same", f"{now} == {{v}}", {"h": holder, "v": value})
     if kind == "absent":
         names = ", ".join(sorted(key)[:3]) + (", ..." if len(key) > 3 else "")
         text = f"{text}{names} {'is' if len(key) == 1 else 'are'} {'undefined' if isinstance(holder, dict) else 'unset'}"
@@ -148,6 +151,7 @@ def of_binding(text: str, holder: Any, key: Any, kind: str, value: Any) -> Guard
         "slot": "getattr({h}, {k})",
         "length": "len({h})",
         "defaults": "{h}.__defaults__",
+        "context": "{h}.get({k})",
     }[kind]
     value_text = repr(value) if isinstance(value, SIMPLE) else f"this {type(value).__name__}"
     return value_guard(f"{text} is {value_text}", place, {"h": holder, "k": key}, value)

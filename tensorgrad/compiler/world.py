@@ -7,15 +7,19 @@ code names, elements of lists and dicts) becomes bindings, for guards; the array
 
 from __future__ import annotations
 
+import array as array_module
+import contextlib
+import ctypes
 import dis
 import functools
 import random as python_random
 import sys
 import sysconfig
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections import ChainMap, Counter, UserDict, UserList, deque
+from collections.abc import Iterable, Iterator, MutableMapping
+from contextvars import ContextVar
 from pathlib import Path
-from types import CodeType, FunctionType, MemberDescriptorType, MethodType, ModuleType
+from types import CodeType, FunctionType, MappingProxyType, MemberDescriptorType, MethodType, ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,6 +36,7 @@ from tensorgrad.optim.group import Settings
 from tensorgrad.optim.optimiser import Optimiser
 
 LONG = 100  # lists and dicts with more elements are not inspected
+BUFFERED = 4096  # nor are larger buffers, in bytes: a bytearray, an array.array, ...
 LARGE = 1 << 20  # larger arrays, in bytes, are left alone unless the program reads them
 LIBRARIES = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
 INSTALLED = {"site-packages", "dist-packages"}  # also of another prefix: the user's, or that of the base environment
@@ -39,6 +44,9 @@ SUBSCRIPTS = ("BINARY_SUBSCR", "STORE_SUBSCR")
 UNASKED = ("__init__", "__new__", "__repr__", "__str__", "__del__", "__reduce__", "__getstate__", "__setstate__")
 OF_MODULES = frozenset(vars(Module()))  # attributes of every Module
 REFLECTION = {"getattr", "hasattr", "setattr", "vars", "globals", "locals", "__dict__"}  # functions that take names as strings
+SEQUENCES = (list, deque, UserList)
+MAPPINGS = (dict, UserDict, ChainMap, MappingProxyType)
+BUFFERS = (bytearray, memoryview, array_module.array, ctypes.Array)
 SIMPLE = (type(None), bool, int, float, complex, str, bytes, np.generic)
 
 
@@ -47,8 +55,12 @@ class Binding(NamedTuple):
 
     text     its description: "global scale", "closure model", "0.p"
     holder   where it is stored: a cell, a dict, a list, an object with attributes
-    key      its name or index there;  kind: "cell", "item", "attribute", "slot", "length", "defaults" or "absent"
+    key      its name or index there;  kind: "cell", "item", "attribute", "slot", "defaults", "context" (of a ContextVar), or
+             one of those below
     value    the value when it was found
+
+    "length", "order" and "contents" are of a container: the number of its elements, the keys of a mapping in order, and an
+    immutable copy of a set or of a buffer (`contents_of`).
 
     "absent" stands for names, a frozenset, that Python looks for in `holder` and finds elsewhere, if at all: in the class, a
     base class, the built-in names. The value is then the names that are there, none; `text` is what precedes them.
@@ -67,6 +79,12 @@ class Binding(NamedTuple):
                 return self.holder.cell_contents
             if self.kind == "length":
                 return len(self.holder)
+            if self.kind == "order":
+                return tuple(self.holder)
+            if self.kind == "contents":
+                return contents_of(self.holder)
+            if self.kind == "context":
+                return self.holder.get(None)
             if self.kind == "defaults":
                 return self.holder.__defaults__
             if self.kind == "slot":
@@ -160,15 +178,21 @@ class World:
             yield value.__wrapped__, text
         elif isinstance(value, tuple):
             yield from ((part, f"{text}[{i}]") for i, part in enumerate(value[:LONG]))
-        elif isinstance(value, (list, dict)):
+        elif isinstance(value, (*SEQUENCES, *MAPPINGS)):
             if len(value) <= LONG:
                 self.containers.append((value, text))
-                parts = value.items() if isinstance(value, dict) else enumerate(value)
+                parts = value.items() if isinstance(value, MAPPINGS) else enumerate(value)
                 yield from ((part, f"{text}[{key!r}]") for key, part in parts)
             else:
                 self.bind(f"the length of {text}", value, None, "length", len(value), True)
         elif isinstance(value, (set, frozenset)) and len(value) <= LONG:
+            self.bind(f"the set {text}", value, None, "contents", frozenset(value), isinstance(value, set))
             yield from ((part, f"an element of {text}") for part in value)
+        elif isinstance(value, BUFFERS):
+            contents = contents_of(value)
+            self.bind(f"the buffer {text}", value, None, "contents", contents, contents is not None)
+        elif isinstance(value, ContextVar):
+            yield self.bind(f"{text}.get()", value, None, "context", value.get(None), True)
 
     def bind(self, text: str, holder: Any, key: Any, kind: str, value: Any, is_mutable: bool) -> tuple[Any, str]:
         if is_mutable:
@@ -204,13 +228,14 @@ class World:
         self.elements.setdefault(id(container), []).append(keys)
 
     def of_container(self, value: Any, text: str) -> None:
-        """Bind the used elements of a list or dict, and its length if that may matter."""
-        parts = dict(value.items() if isinstance(value, dict) else enumerate(value))
+        """Bind the used elements of a sequence or mapping, and its length and order if they may matter."""
+        parts = dict(value.items() if isinstance(value, MAPPINGS) else enumerate(value))
         uses = self.elements.get(id(value), [])
         keys = {key for some in uses for key in some or ()}
         if None in uses or len(uses) < self.reached[id(value)] or not keys <= parts.keys():
             keys = set(parts)  # used as a whole, not by name, or by a negative index
             self.bind(f"the length of {text}", value, None, "length", len(value), True)
+            self.bind(f"the order of {text}", value, None, "order", tuple(parts), isinstance(value, MAPPINGS))
         for key, part in parts.items():
             if key in keys:
                 self.bind(f"{text}[{key!r}]", value, key, "item", part, True)
@@ -234,7 +259,7 @@ class World:
 
     def of_object(self, value: Any, text: str) -> Iterator[tuple[Any, str]]:
         """The attributes of a user's object, class or module that the code names and that were not inspected before."""
-        kinds = classes_of(value)
+        kinds = classes_of(value) + (metaclasses_of(value) if isinstance(value, type) else ())
         for name in self.attributes:
             slot = next((kind for kind in kinds if isinstance(vars(kind).get(name), MemberDescriptorType)), None)
             if slot is not None and hasattr(value, name) and self.is_new(value, name):
@@ -259,7 +284,7 @@ class World:
         """
         kind = value if isinstance(value, type) else type(value)
         if kind is not value and not isinstance(value, Module):  # a Module counts its changes
-            names = {name for name in self.attributes if self.is_looked_up(kind, name)}
+            names = {name for name in self.attributes if not name.startswith("__") and self.is_looked_up(kind, name)}
             if hasattr(value, "__dict__"):
                 names = {name for name in names if not is_data_descriptor(defined(kind, name))}
             self.bind_absent(f"{text}.", value, names)
@@ -337,7 +362,9 @@ class Objects:
     def changed(self) -> str:
         """The first change, in words, or ""."""
         for binding, value in self.bindings:
-            if value is not MISSING and not same(now := binding.now(), value):
+            now = binding.now()
+            is_copy = binding.kind in ("order", "contents", "absent")
+            if value is not MISSING and not (now == value if is_copy else same(now, value)):
                 return f"{binding.text}{now[0]}" if binding.kind == "absent" else binding.text
         for text, space, before, is_complete in self.spaces:
             for name in {**before, **space} if is_complete else before:
@@ -354,13 +381,27 @@ class Objects:
             holder = binding.holder
             if binding.kind == "cell":
                 holder.cell_contents = value
-            elif binding.kind == "length" and isinstance(holder, list):
-                del holder[value:]
-            elif binding.kind == "length":
+            elif binding.kind == "length" and isinstance(holder, SEQUENCES):
+                while len(holder) > value:
+                    holder.pop()
+            elif binding.kind == "length" and isinstance(holder, MutableMapping):
                 for key in list(holder)[value:]:
                     del holder[key]
-            elif binding.kind == "item":
+            elif binding.kind == "order" and isinstance(holder, MutableMapping) and tuple(holder) != value:
+                elements = {key: holder[key] for key in value if key in holder}
+                holder.clear()
+                holder.update(elements)
+            elif binding.kind == "contents" and isinstance(holder, set):
+                holder.clear()
+                holder.update(value)
+            elif binding.kind == "contents" and binding.now() != value:
+                memoryview(holder).cast("B")[:] = value
+            elif binding.kind == "context":
+                holder.set(value)
+            elif binding.kind == "item" and hasattr(holder, "__setitem__"):
                 holder[binding.key] = value
+            elif binding.kind in ("item", "length", "order", "contents"):
+                continue  # a view that cannot be written to
             elif binding.kind == "defaults":
                 holder.__defaults__ = value
             elif binding.kind == "absent":
@@ -466,8 +507,9 @@ def shift(array: Array) -> None:
             array[...] = next_rows(array)
         # counts, orders and sums change, too; but masks keep their number of True, which may be a shape
         if isinstance(array, np.ndarray) and array.size > 1 and array.dtype != bool:
-            low, high = (np.unravel_index(find(array), array.shape) for find in (np.argmin, np.argmax))
-            array[low] = array[high]
+            with contextlib.suppress(TypeError):  # of structured arrays and objects, which may have no order
+                low, high = (np.unravel_index(find(array), array.shape) for find in (np.argmin, np.argmax))
+                array[low] = array[high]
 
 
 def shifted(array: Array) -> Array:
@@ -562,8 +604,10 @@ def is_object(value: Any) -> bool:
         return is_users_module(value)
     if isinstance(value, Module):
         return bool(classes_of(value))
+    if isinstance(value, FunctionType):
+        return is_users(value.__code__, value.__globals__.get("__package__"))
     has_attributes = hasattr(value, "__dict__") or bool(classes_of(value))
-    kinds = (Tensor, Optimiser, FunctionType, MethodType)
+    kinds = (Tensor, Optimiser, MethodType)
     return has_attributes and not isinstance(value, kinds) and not is_own(type(value).__module__)
 
 
@@ -595,6 +639,19 @@ def present(holder: Any, names: Iterable[str]) -> tuple[str, ...]:
 def defined(kind: type, name: str, first: int = 0) -> Any:
     """What a class, or the base classes from the given place in its order on, defines under a name; MISSING if nothing."""
     return next((vars(base)[name] for base in kind.__mro__[first:] if name in vars(base)), MISSING)
+
+
+def metaclasses_of(kind: type) -> tuple[type, ...]:
+    """The user's classes that the class of a class is built from."""
+    return users_classes(type(kind))
+
+
+def contents_of(holder: Any) -> frozenset[Any] | bytes | None:
+    """A copy of a set, or of the bytes of a buffer; None if that is large."""
+    if isinstance(holder, set):
+        return frozenset(holder)
+    with memoryview(holder) as view:
+        return view.tobytes() if view.nbytes <= BUFFERED else None
 
 
 def is_data_descriptor(member: Any) -> bool:

@@ -19,7 +19,7 @@ from tensorgrad.errors import DataError
 class ExternalFiles:
     """The files next to the one at `path`, opened on demand; files elsewhere are refused.
 
-    left   the bytes of each that no array has used yet: the arrays cannot declare more bytes than the file has
+    remaining   the bytes of each that no array has used yet: the arrays cannot declare more bytes than the file has
     """
 
     def __init__(self, path: Path) -> None:

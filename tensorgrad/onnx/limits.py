@@ -38,7 +38,7 @@ def estimate(*names: str) -> Callable[[Estimate], Estimate]:
 class Budget:
     """What is left of the limits for a run.
 
-    given   bytes of the arrays that exist before it
+    existing_bytes   bytes of the arrays that exist before it
     """
 
     def __init__(self, existing_bytes: int) -> None:

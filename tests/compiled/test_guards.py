@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import types
+from array import array
+from collections import ChainMap, Counter, OrderedDict, UserDict, UserList, defaultdict, deque
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
@@ -471,3 +475,111 @@ def test_a_step_that_sets_an_attribute_over_one_of_the_class() -> None:
 
     with pytest.warns(RuntimeWarning, match=r"runs uncompiled, because it changes closure value\.scale"):
         assert [step(np.ones(1)).item() for _ in range(5)] == [3, 4, 5, 6, 7]
+
+
+# Containers whose elements Python reads
+
+
+class Meta(type):
+    scale = 2.0
+
+
+class OfMeta(metaclass=Meta):
+    pass
+
+
+def plain(x: Any) -> Any:
+    return x
+
+
+def rotated(value: dict[str, float]) -> None:
+    first = next(iter(value))
+    value[first] = value.pop(first)
+
+
+ROW = np.dtype([("scale", "f8"), ("count", "i4")])
+CONTAINERS: dict[str, tuple[Callable[[], Any], Callable[[Any], float], Callable[[Any], Any]]] = {
+    "deque": (lambda: deque([2.0]), lambda v: v[0], lambda v: (v.pop(), v.append(3.0))),
+    "deque, longer": (lambda: deque([2.0]), sum, lambda v: v.append(3.0)),
+    "UserDict": (lambda: UserDict(a=2.0), lambda v: v["a"], lambda v: v.update(a=3.0)),
+    "UserList": (lambda: UserList([2.0]), lambda v: v[0], lambda v: v.__setitem__(0, 3.0)),
+    "ChainMap": (lambda: ChainMap({}, {"a": 2.0}), lambda v: v["a"], lambda v: v.update(a=3.0)),
+    "ChainMap, behind": (lambda: ChainMap({}, {"a": 2.0}), lambda v: v["a"], lambda v: v.maps[1].update(a=3.0)),
+    "MappingProxyType": (lambda: Behind({"a": 2.0}), lambda v: v.proxy["a"], lambda v: v.mapping.update(a=3.0)),
+    "Counter": (lambda: Counter(a=2), lambda v: float(v["a"]), lambda v: v.update(a=1)),
+    "defaultdict": (lambda: defaultdict(lambda: 2.0), lambda v: v.get("a", 2.0), lambda v: v.update(a=3.0)),
+    "OrderedDict": (lambda: OrderedDict(a=1.0, b=2.0), lambda v: [*v.values()][1], lambda v: v.move_to_end("a")),
+    "order of a dict": (lambda: {"a": 1.0, "b": 2.0}, lambda v: [*v.values()][1], rotated),
+    "set": (lambda: {"a"}, lambda v: 2.0 if "a" in v else 3.0, lambda v: v.remove("a")),
+    "set, another element": (lambda: {2.0}, max, lambda v: (v.add(3.0), v.remove(2.0))),
+    "array.array": (lambda: array("d", [2.0]), lambda v: v[0], lambda v: v.__setitem__(0, 3.0)),
+    "bytearray": (lambda: bytearray(b"\2"), lambda v: float(v[0]), lambda v: v.__setitem__(0, 3)),
+    "bytearray, longer": (lambda: bytearray(b"\2"), lambda v: float(len(v)), lambda v: v.append(3)),
+    "memoryview": (lambda: memoryview(bytearray(b"\2")), lambda v: float(v[0]), lambda v: v.__setitem__(0, 3)),
+    "ctypes": (lambda: (ctypes.c_double * 1)(2.0), lambda v: v[0], lambda v: v.__setitem__(0, 3.0)),
+    "ContextVar": (lambda: ContextVar("scale", default=2.0), lambda v: v.get(), lambda v: v.set(3.0)),
+    "ContextVar, not set": (lambda: ContextVar("scale"), lambda v: v.get(2.0), lambda v: v.set(3.0)),
+    "attribute of a function": (lambda: with_scale(plain), lambda v: v.scale, lambda v: setattr(v, "scale", 3.0)),
+    "attribute of a partial": (lambda: with_scale(functools.partial(plain)), lambda v: v.scale, lambda v: with_scale(v, 3.0)),
+    "metaclass": (lambda: OfMeta, lambda v: v.scale, lambda _: setattr(Meta, "scale", 3.0)),
+    "structured array": (lambda: np.full(2, 2, ROW), lambda v: float(v["scale"][0]), lambda v: v["scale"].fill(3)),
+    "records": (lambda: np.full(2, 2, ROW).view(np.recarray), lambda v: float(v.scale[0]), lambda v: v["scale"].fill(3)),
+    "array of objects": (lambda: np.array([None, 2.0]), lambda v: v[1], lambda v: v.__setitem__(1, 3.0)),
+    "array of text": (lambda: np.array(["2", "1"]), lambda v: float(v[0]), lambda v: v.__setitem__(0, "3")),
+    "array of dates": (lambda: np.array([2, 1], "M8[D]"), lambda v: float(v[0].astype(int)), lambda v: v.__setitem__(0, 3)),
+    "complex array": (lambda: np.array([2 + 1j]), lambda v: float(v[0].real), lambda v: v.__setitem__(0, 3)),
+    "array in another byte order": (lambda: np.array([2.0], ">f8"), lambda v: float(v[0]), lambda v: v.__setitem__(0, 3)),
+}  # fmt: skip
+
+
+class Behind:
+    def __init__(self, mapping: dict[str, float]) -> None:
+        self.mapping, self.proxy = mapping, types.MappingProxyType(mapping)
+
+
+def with_scale(value: Any, scale: float = 2.0) -> Any:
+    value.scale = scale
+    return value
+
+
+@pytest.mark.parametrize("kind", CONTAINERS)
+def test_containers(kind: str) -> None:
+    """Their elements, number, order; of buffers, the bytes."""
+    make, read, change = CONTAINERS[kind]
+    value = make()
+    step = tg.compile(lambda x: (x * read(value)).sum())
+    before = read(value)
+    for _ in range(4):
+        assert step(np.ones(3)).item() == 3 * before
+    assert step.why_not == ""
+    try:
+        change(value)
+        assert read(value) != before
+        for _ in range(4):
+            assert step(np.ones(3)).item() == 3 * read(value)
+        assert step.why_not == ""
+    finally:
+        Meta.scale = 2.0
+
+
+CHANGES: dict[str, tuple[Callable[[], Any], Callable[[Any], float]]] = {
+    "deque": (lambda: deque([1.0, 2.0]), lambda v: v.rotate() or v[0]),
+    "set": (set, lambda v: v.add(len(v)) or float(len(v))),
+    "order": (lambda: {"a": 1.0, "b": 2.0}, lambda v: rotated(v) or next(iter(v.values()))),
+    "bytearray": (lambda: bytearray(2), lambda v: v.__setitem__(0, v[0] + 1) or float(v[0])),
+    "ContextVar": (lambda: ContextVar("count", default=0.0), lambda v: v.set(v.get() + 1) and v.get()),
+    "attribute of a function": (lambda: with_scale(plain), lambda v: setattr(v, "scale", v.scale + 1) or v.scale),
+}
+
+
+@pytest.mark.parametrize("kind", CHANGES)
+def test_containers_that_the_step_changes(kind: str) -> None:
+    """Such a step runs uncompiled, and changes them once in each call, also while a plan is tried."""
+    make, change = CHANGES[kind]
+    value, other = make(), make()
+    step = tg.compile(lambda x: (x * change(value)).sum())
+    with pytest.warns(RuntimeWarning, match="runs uncompiled, because it changes"):
+        results = [step(np.ones(1)).item() for _ in range(6)]
+    if kind == "attribute of a function":
+        other = with_scale(lambda x: x)
+    assert results == [change(other) for _ in range(6)]
