@@ -56,7 +56,7 @@ def in_threads_of_their_own(work: list[Callable[[], Any]]) -> list[Any]:
 NETS = [(784, 100, 100), (500, 300, 400), (784, 150, 90), (300, 400, 500)]  # inputs, units, samples of a batch
 
 
-def trained(number: int) -> tuple[list[np.ndarray], list[float]]:
+def trained(number: int, compiled: bool = True) -> tuple[list[np.ndarray], list[float]]:
     """The parameters and losses of a net of its own; 1 and 3 are split between threads, of 0 and 2 each product is BLAS's."""
     columns, units, rows = NETS[number]
     rng = np.random.default_rng(number)
@@ -64,16 +64,17 @@ def trained(number: int) -> tuple[list[np.ndarray], list[float]]:
     x, y = rng.normal(size=(2 * rows, columns)).astype(np.float32), rng.integers(0, 10, 2 * rows)
     loader = data.DataLoader(x, y, batch_size=rows, shuffle=True, rng=0)
     optimiser = optim.SGD(net.parameters(), lr=0.05, momentum=0.9)
-    history = train.fit(net, F.cross_entropy, optimiser, loader, 3, validation=(x, y), progress=False)
+    history = train.fit(net, F.cross_entropy, optimiser, loader, 3, validation=(x, y), progress=False, compile=compiled)
     return [p.data.copy() for p in net.parameters()], [*history["loss"], *history["val_loss"]]
 
 
 @CONTROLLED
-def test_models_in_threads_are_trained_as_alone() -> None:
-    """To the last bit, though products in one thread of BLAS are others than those in two."""
+@pytest.mark.parametrize("eager", [(), (0, 2)])
+def test_models_in_threads_are_trained_as_alone(eager: tuple[int, ...]) -> None:
+    """To the last bit, though products in one thread of BLAS are others than those in two. eager: those with compile=False."""
     with num_threads(2), lowered(ROWS_FLOPS=1e8):
-        alone = [trained(i) for i in range(len(NETS))]
-        together = in_threads_of_their_own([lambda i=i: trained(i) for i in range(len(NETS))])
+        alone = [trained(i, i not in eager) for i in range(len(NETS))]
+        together = in_threads_of_their_own([lambda i=i: trained(i, i not in eager) for i in range(len(NETS))])
         usual = {library.num_threads for library in threads.blas_libraries()}
     assert usual == {2}
     for (parameters, losses), (others, other_losses) in zip(alone, together, strict=True):

@@ -15,7 +15,7 @@ from sklearn.metrics import confusion_matrix
 from tensorgrad.models import MLP
 
 import tensorgrad
-from tensorgrad import Tensor, draw, nn
+from tensorgrad import Tensor, draw, nn, train
 from tensorgrad.errors import ArgumentError, DTypeError, LabelError, MissingDependencyError, ShapeError
 from tensorgrad.nn import functional as F
 from tests.strategies import generators
@@ -260,6 +260,19 @@ def test_curves_leave_no_series_out_and_count_whole_epochs(count: int, epochs: i
     }
     assert {line.get_marker() for line in axes.lines} == {"o" if epochs == 1 else "None"}
     assert all(tick == int(tick) for tick in axes.get_xticks())
+
+
+def test_curves_of_a_history_are_its_losses_and_metrics() -> None:
+    """Not the number of the epoch, which is the axis, the learning rate, and the time."""
+    columns: dict[str, list[float]] = {
+        "epoch": [1, 2],
+        "loss": [0.9, 0.5],
+        "accuracy": [0.5, 0.6],
+        "lr": [0.1, 0.1],
+        "seconds": [1, 1],
+    }
+    for figure in (draw.curves(columns), draw.curves(train.History(columns)), train.History(columns).plot()):
+        assert [[line.get_label() for line in axes.lines] for axes in figure.axes] == [["loss"], ["accuracy"]]
 
 
 def test_curves_write_a_logarithmic_axis_in_plain_numbers() -> None:

@@ -26,7 +26,8 @@ def curves(
 ) -> Any:
     """Plot a training history: losses in the first panel, then a panel for each metric.
 
-    history   name to one value per epoch; "val_accuracy" is drawn with "accuracy", names ending in "loss" are losses
+    history   name to one value per epoch; "val_accuracy" is drawn with "accuracy", names ending in "loss" are losses. What else
+              a History has, "epoch", "lr" and "seconds", is not drawn
     best      an epoch to mark, counted from 1
     log_loss  logarithmic axis for the losses, if all finite ones are above 0
     every     draw every so many epochs; all if there are fewer
@@ -38,7 +39,8 @@ def curves(
     if every < 1:
         raise ValueError(f"curves: every must be at least 1, got {every}")
     panels: dict[str, dict[str, Array]] = {}
-    for name, series in sorted(history.items(), key=lambda item: not item[0].endswith("loss")):
+    measured = [(name, series) for name, series in history.items() if name not in ("epoch", "lr", "seconds")]
+    for name, series in sorted(measured, key=lambda item: not item[0].endswith("loss")):
         values = np.asarray(series, float)
         panels.setdefault("loss" if name.endswith("loss") else name.removeprefix("val_"), {})[name] = values
     columns = min(max(len(panels), 1), COLUMNS)

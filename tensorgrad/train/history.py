@@ -66,7 +66,7 @@ class History(Mapping[str, list[Any]]):
         """A matplotlib figure of losses and metrics: `tensorgrad.draw.curves(..., **options)`."""
         from tensorgrad.draw import curves
 
-        return curves({k: v for k, v in self.columns.items() if k not in ("epoch", "lr", "seconds")}, **options)
+        return curves(self.columns, **options)
 
 
 def csv_lines(rows: list[list[Any]]) -> bytes:

@@ -17,6 +17,7 @@ from tensorgrad.core.ranks import ranks
 from tensorgrad.core.state import switched
 from tensorgrad.core.tensor import Tensor, wrap
 from tensorgrad.errors import CompileError, ShapeError
+from tensorgrad.kernels.threads import with_steady_blas
 from tensorgrad.nn.losses import Loss
 from tensorgrad.nn.module import Module
 from tensorgrad.ops.meeting import all_reduce, divided, share_of
@@ -44,7 +45,8 @@ class Steps:
 
     def __call__(self, *batch: Array) -> tuple[Tensor, Any, Tensor | None]:
         if self.compiled is None:
-            return self.step(*[array if is_sparse(array) else wrap(array, None) for array in batch])
+            tensors = [array if is_sparse(array) else wrap(array, None) for array in batch]
+            return with_steady_blas(self.step, *tensors)  # whatever other threads compute, products are the same
         if is_sparse(batch[0]):
             batch = (self.parts(batch[0]), *batch[1:])
         elif not self.has_run and not all(is_array(a) for a in batch):
