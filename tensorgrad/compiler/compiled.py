@@ -37,7 +37,7 @@ from tensorgrad.errors import CompileError, GraphError
 PATIENCE = 8  # consecutive runs of a step's Python without a replay before a warning
 SMALL_BYTES = 65_536  # largest array, in bytes, that is compared before each replay if Python reads it
 MAX_ENTRIES = 256  # of the cache of a step, one for each kind of arguments; the oldest is dropped
-TRIALS = 4  # attempts at a plan while other threads may draw from shared generators
+MAX_ATTEMPTS = 4  # attempts at a plan while other threads may draw from shared generators
 
 
 class UnrecordedDraw(CompileError):
@@ -129,16 +129,16 @@ class Compiled:
         Returns the number of calls, their results (each Tensor with a new first axis of calls), and the exception that ended
         them, or None.
         """
-        none: tuple[int, Any, None] = (0, None, None)
+        no_calls: tuple[int, Any, None] = (0, None, None)
         if state.trace is not None or is_checking() or who_measures() is not None:
-            return none
+            return no_calls
         key, _ = arguments(batch, {})
         with self.lock:
             entry = self.entries.get((is_recording(), key))
             specialisation = next((v for v in entry.specialisations if v.hold()), None) if entry is not None else None
             repeats = None if specialisation is None else specialisation.repeats(arrays, order is not None, size)
             if repeats is None:
-                return none
+                return no_calls
             for array in arrays:
                 repeats.plan.check_no_overlap(array)
             self.plan, self.runs, self.why_not = repeats.plan, 0, ""
@@ -263,15 +263,15 @@ class Compiled:
         self, entry: CacheEntry, pending: Pending, args: tuple[Any, ...], kwargs: dict[str, Any], arrays: list[Array]
     ) -> Specialisation | None:
         """A verified plan. A few attempts if random numbers seem to be drawn, since that may be another thread."""
-        trials = 0
+        attempts = 0
         while True:
             try:
                 with switched(rehearsing=True):
                     return self.try_plan(entry, pending, args, kwargs, arrays)
-            except UnrecordedDraw as drew:
-                trials += 1
-                if trials == TRIALS or threading.active_count() == 1:
-                    raise CompileError(str(drew)) from None
+            except UnrecordedDraw as error:
+                attempts += 1
+                if attempts == MAX_ATTEMPTS or threading.active_count() == 1:
+                    raise CompileError(str(error)) from None
 
     def try_plan(
         self, entry: CacheEntry, pending: Pending, args: tuple[Any, ...], kwargs: dict[str, Any], arrays: list[Array]
@@ -280,8 +280,7 @@ class Compiled:
         it on the same values. All changes of both runs are undone. None if the step fails, or if it changes Python objects in
         each run, which is noted in `entry`.
 
-        Values differ from those of the first run, so that an array computed outside the graph cannot be mistaken for a
-        constant.
+        Values differ from the first run, so that an array computed outside the graph cannot be mistaken for a constant.
         """
         first = pending.trace
         world, before = self.snapshot(first, (args, kwargs))
@@ -307,7 +306,7 @@ class Compiled:
                 optimiser.flush()
             self.check_learning_rates(trace, before)
             self.check_unrecorded_writes(trace, before)
-            drawn = before.generator_states()
+            states_after = before.generator_states()
             expected = verify.outcomes(trace, assigned_arrays(trace))
             before.disturb()
             memory.release()  # that of the run; the plan has its own
@@ -315,16 +314,16 @@ class Compiled:
             if plan.fault:
                 self.warn_about_fault(plan)
             else:
-                self.verify_plan(plan, trace, expected, shifted_arrays, before, drawn)
+                self.verify_plan(plan, trace, expected, shifted_arrays, before, states_after)
         except StepFailed:
             return None
         finally:
             ready.set()
             objects.put_back()
             before.put_back()
-        read = [leaf._data for leaf in trace.program().leaves] + [a.target for a in trace.assignments]
+        read_arrays = [leaf._data for leaf in trace.program().leaves] + [a.target for a in trace.assignments]
         frozen = {id(array) for array, _ in trace.frozen} | world.buffers
-        unread = [a for a in small_arrays(world) if id(a) not in frozen and not any(may_overlap(a, b) for b in read)]
+        unread = [a for a in small_arrays(world) if id(a) not in frozen and not any(may_overlap(a, b) for b in read_arrays)]
         trace.frozen += [(a, copied(a)) for a in unread]  # the step's Python code may depend on them
         guards = Guards(trace, self.world(trace, (args, kwargs)))
         plan.guards = guards.all()
@@ -335,12 +334,16 @@ class Compiled:
     def snapshot(self, first: Trace, arguments: Any) -> tuple[World, Snapshot]:
         """The world of the step, and a snapshot of all that a run may change. first: the trace of the first run."""
         world = self.world(first, arguments)
-        read = [leaf for leaf in first.program().leaves if not first.is_argument(leaf)]
-        outside = [leaf for leaf in read if leaf not in first.inside]  # a newer one was made from the same numbers
-        near = [(leaf._data, leaf.name or "a Tensor") for leaf in outside if leaf.requires_grad]
-        near += [(a.target, "an array from outside") for a in first.assignments]
-        near += [(g._data, f"{t.name or 'a Tensor'}.grad") for t in first.grads if (g := t._grad) is not None]
-        before = Snapshot(world.data(near, [leaf._data for leaf in read]), world, [*first.grads, *first.regraded])
+        read_leaves = [leaf for leaf in first.program().leaves if not first.is_argument(leaf)]
+        outside = [
+            leaf for leaf in read_leaves if leaf not in first.created_tensors
+        ]  # a newer one was made from the same numbers
+        named_arrays = [(leaf._data, leaf.name or "a Tensor") for leaf in outside if leaf.requires_grad]
+        named_arrays += [(a.target, "an array from outside") for a in first.assignments]
+        named_arrays += [(g._data, f"{t.name or 'a Tensor'}.grad") for t in first.read_grads if (g := t._grad) is not None]
+        before = Snapshot(
+            world.data(named_arrays, [leaf._data for leaf in read_leaves]), world, [*first.read_grads, *first.written_grads]
+        )
         before.spared = [array for array, _ in first.frozen]
         return world, before
 
@@ -383,20 +386,20 @@ class Compiled:
         expected: list[verify.Outcome],
         arguments: list[Array],
         before: Snapshot,
-        drawn: dict[str, Any],
+        expected_states: dict[str, Any],
     ) -> None:
         """Raise CompileError unless the plan, from the same state, has the results and draws of the traced run."""
         with np.errstate(all="ignore"):
             values = [*plan.compute(arguments), *(copied(array) for array, _ in assigned_arrays(trace))]
-        self.check_unrecorded_draws(drawn, before.generator_states())
-        stand_ins = dict(zip(trace.inputs(), arguments, strict=False))
+        self.check_unrecorded_draws(expected_states, before.generator_states())
+        arguments_by_leaf = dict(zip(trace.inputs(), arguments, strict=False))
 
-        def known() -> dict[Any, Array]:
+        def initial_arrays() -> dict[Any, Array]:
             before.disturb()
             sources = [trace.source(leaf) for leaf in (*trace.program().leaves, *trace.returned())]
-            return {leaf: copied(stand_ins.get(leaf, leaf._data)) for leaf in sources if isinstance(leaf, Tensor)}
+            return {leaf: copied(arguments_by_leaf.get(leaf, leaf._data)) for leaf in sources if isinstance(leaf, Tensor)}
 
-        verify.compare(trace, expected, values, known)
+        verify.compare(trace, expected, values, initial_arrays)
 
     def check_learning_rates(self, trace: Trace, before: Snapshot) -> None:
         """Raise CompileError if the step changes a learning rate before an optimiser uses it."""
@@ -422,7 +425,7 @@ class Compiled:
                 )
 
     def check_unrecorded_draws(self, expected: dict[str, Any], now: dict[str, Any]) -> None:
-        """Raise Drew if the run has drawn random numbers that the plan does not draw."""
+        """Raise UnrecordedDraw if the run has drawn random numbers that the plan does not draw."""
         for name, before in expected.items():
             if now[name] != before:
                 raise UnrecordedDraw(
@@ -477,8 +480,10 @@ class Compiled:
         roots |= {f"argument {i}": v for i, v in enumerate(leaves_of(arguments)) if isinstance(v, np.random.Generator)}
         if trace is not None:
             roots |= {type(o).__name__: o for o in trace.optimisers} | {m._name or type(m).__name__: m for m in trace.modules}
-            drawn = [v for node in trace.program().nodes for v in node.attrs.values() if isinstance(v, np.random.Generator)]
-            roots |= {f"generator {i}": rng for i, rng in enumerate(drawn)}
+            generators = [
+                v for node in trace.program().nodes for v in node.attrs.values() if isinstance(v, np.random.Generator)
+            ]
+            roots |= {f"generator {i}": rng for i, rng in enumerate(generators)}
         return World(roots)
 
     def count_run(self, entry: CacheEntry) -> None:
@@ -507,11 +512,11 @@ class Compiled:
 
     def history_of(self, trace: Trace) -> Connected:
         """The results that require a gradient and whose graph is not freed; what prevents a gradient; their dependencies."""
-        which = tuple(i for i, t in enumerate(trace.results) if t.requires_grad and not is_freed(t))
-        if not which:
+        indices = tuple(i for i, t in enumerate(trace.results) if t.requires_grad and not is_freed(t))
+        if not indices:
             return Connected()
         why_not = ""
-        if trace.assignments or trace.regraded:
+        if trace.assignments or trace.written_grads:
             why_not = "changes what is outside of it"
         elif any(node.op.draws for node in trace.program().nodes):
             why_not = "draws random numbers"
@@ -519,19 +524,19 @@ class Compiled:
         leaves += [t for t in trace.results if t.node is None and t.requires_grad and not trace.is_argument(t)]
         data = [t for t in trace.program().leaves if not t.requires_grad and not trace.is_argument(t)]
         data += [wrap(array, None) for array, _ in trace.frozen]
-        return Connected(which, why_not, tuple(dict.fromkeys(leaves)), tuple(data))
+        return Connected(indices, why_not, tuple(dict.fromkeys(leaves)), tuple(data))
 
     def with_history(
-        self, connected_to: Connected, results: list[Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]
+        self, dependencies: Connected, results: list[Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> list[Tensor]:
         """The results; those that require a gradient are connected to the Tensors that they depend on."""
         argument_tensors = tuple(t for t in leaves_of((args, kwargs)) if isinstance(t, Tensor) and t.requires_grad)
         copies = as_tensors((args, kwargs), copied)  # the caller may write to them before backward()
-        digests = [digest(t._data) for t in connected_to.data]
+        digests = [digest(t._data) for t in dependencies.data]
 
-        def again(i: int) -> Tensor:
+        def recompute(i: int) -> Tensor:
             changed = next(
-                (t for t, digest_before in zip(connected_to.data, digests, strict=True) if digest(t._data) != digest_before),
+                (t for t, digest_before in zip(dependencies.data, digests, strict=True) if digest(t._data) != digest_before),
                 None,
             )
             if changed is not None:
@@ -542,9 +547,9 @@ class Compiled:
             return taken_apart(self.call_step(*copies))[0][i]
 
         linked = list(results)
-        for i in connected_to.results:
-            tensors = (*argument_tensors, *connected_to.leaves)
-            linked[i] = connected(results[i]._data, tensors, functools.partial(again, i), connected_to.why_not)
+        for i in dependencies.results:
+            tensors = (*argument_tensors, *dependencies.leaves)
+            linked[i] = connected(results[i]._data, tensors, functools.partial(recompute, i), dependencies.why_not)
         return linked
 
     # As a method, as a copy, in a file
@@ -554,12 +559,12 @@ class Compiled:
         if owner is None:
             return self
         key = f"_compiled_{self.name}_{id(self)}"
-        space = getattr(owner, "__dict__", None)
-        step = None if space is None else space.get(key)
+        attributes = getattr(owner, "__dict__", None)
+        step = None if attributes is None else attributes.get(key)
         if step is None:
             step = Compiled(types.MethodType(self.step, owner), self.keep_grads, self.ahead)
-            if space is not None:
-                space[key] = step
+            if attributes is not None:
+                attributes[key] = step
         return step
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Compiled:
@@ -622,20 +627,20 @@ class Specialisation:
         self.plan, self.guards, self.connected = plan, guards, connected
         self.hold = guards.hold
         self.is_plain = not plan.fault and not connected.results
-        self.repeated: Repeats | None = None
+        self.cached_repeats: Repeats | None = None
         self.refused: tuple[Any, ...] = ()  # arrays, order and size for which that raised NotRepeatable
 
     def repeats(self, arrays: tuple[Array, ...], is_shuffled: bool, size: int) -> Repeats | None:
         """The Repeats of the plan for batches of these arrays (cached); None if it needs Python in between."""
-        if self.repeated is not None and self.repeated.fits(arrays, is_shuffled, size):
-            return self.repeated
+        if self.cached_repeats is not None and self.cached_repeats.fits(arrays, is_shuffled, size):
+            return self.cached_repeats
         if self.refused and self.refused[0] is arrays and self.refused[1:] == (is_shuffled, size):
             return None
         try:
-            self.repeated = Repeats(self.plan, arrays, is_shuffled, size) if self.is_plain else None
+            self.cached_repeats = Repeats(self.plan, arrays, is_shuffled, size) if self.is_plain else None
         except NotRepeatable:
-            self.repeated, self.refused = None, (arrays, is_shuffled, size)
-        return self.repeated
+            self.cached_repeats, self.refused = None, (arrays, is_shuffled, size)
+        return self.cached_repeats
 
 
 class CacheEntry:
@@ -688,7 +693,7 @@ def free_values(trace: Trace) -> None:
     for t in trace.arguments:
         t._data = np.broadcast_to(np.zeros((), t.dtype), t.shape)
     trace.saved.clear()
-    trace.kept.clear()
+    trace.kept_grads.clear()
     trace.results.clear()
 
 

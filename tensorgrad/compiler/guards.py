@@ -52,22 +52,26 @@ class Guards:
     """
 
     def __init__(self, trace: Trace, world: World, stepped: Collection[Optimiser] = ()) -> None:
-        used = [p for optimiser in trace.optimisers for p in optimiser.params]
+        updated = [p for optimiser in trace.optimisers for p in optimiser.params]
         leaves = [t for t in trace.program().leaves if t.requires_grad or type(t) is not Tensor]
-        tensors = {t: t.name for t in (*leaves, *used, *trace.grads, *trace.regraded)} | world.tensors
+        tensors = {t: t.name for t in (*leaves, *updated, *trace.read_grads, *trace.written_grads)} | world.tensors
         tensors = {t: name for t, name in tensors.items() if not trace.is_argument(t)}
         modules = {m: "" for m in trace.modules} | world.modules
         always = [of_binding(b.text, b.holder, b.key, b.kind, v) for b in world.bindings if (v := b.now()) is not MISSING]
         always += [of_trained(t, name) for t, name in tensors.items()]
         always += [of_forward(kind) for kind in dict.fromkeys(type(m) for m in modules)]
-        always += [of_gradient(t, tensors.get(t, ""), g) for t, g in trace.grads.items()]
+        always += [of_gradient(t, tensors.get(t, ""), g) for t, g in trace.read_grads.items()]
         always += [g for o, name in world.optimisers.items() for g in of_rate(o, name, world, o in stepped)]
         always += [g for o, runs in zip(trace.optimisers, trace.runs, strict=True) for g in of_counts(o, runs)]
         always += [of_values(array, values) for array, values in trace.frozen]
-        own = {place_of(a) for o in trace.optimisers for b in o.blocks for a in (b.flat, *b.state.values())}
-        plain = [t for t in trace.program().leaves if not (t.requires_grad or t in trace.inside or trace.is_argument(t))]
-        plain = [t for t in plain if t.shape and id(t._data) not in world.buffers and place_of(t._data) not in own]
-        always += [of_form(t, t.name or "an array from outside") for t in plain]
+        optimiser_places = {place_of(a) for o in trace.optimisers for b in o.blocks for a in (b.flat, *b.state.values())}
+        outside = [
+            t for t in trace.program().leaves if not (t.requires_grad or t in trace.created_tensors or trace.is_argument(t))
+        ]
+        outside = [
+            t for t in outside if t.shape and id(t._data) not in world.buffers and place_of(t._data) not in optimiser_places
+        ]
+        always += [of_form(t, t.name or "an array from outside") for t in outside]
         n = threads.get_num_threads()
         always.append(Guard(f"the number of threads is {n}", "{m}._count == {n}", {"m": threads, "n": n}))
         counted = [g for t, name in tensors.items() for g in of_tensor(t, name)]
@@ -193,33 +197,33 @@ def of_forward(kind: type) -> Guard:
 
 def of_rate(optimiser: Optimiser, name: str, world: World, has_stepped: bool) -> list[Guard]:
     """Numbers of an optimiser that the step's code names are unchanged; those that its formula reads are read in each run."""
-    found = []
+    guards = []
     if "steps" in world.attributes:
         steps = optimiser.steps - has_stepped
         place = "{h}.__dict__['steps']"
-        found.append(value_guard(f"{name}.steps is {steps!r}", place, {"h": optimiser}, steps))
+        guards.append(value_guard(f"{name}.steps is {steps!r}", place, {"h": optimiser}, steps))
     if "late" in world.attributes:
-        found.append(Guard(f"{name}.late is the same", "{h}.late == {v}", {"h": optimiser, "v": optimiser.late}))
+        guards.append(Guard(f"{name}.late is the same", "{h}.late == {v}", {"h": optimiser, "v": optimiser.late}))
     if world.attributes & {"lr", "rates"}:
         text = f"{name}.lr is {describe_rates(optimiser.rates)}"
-        found.append(Guard(text, "{h}.rates == {v}", {"h": optimiser, "v": optimiser.rates}))
+        guards.append(Guard(text, "{h}.rates == {v}", {"h": optimiser, "v": optimiser.rates}))
     if world.attributes & {"param_groups", "settings", "defaults", "hyperparameters", "state_dict"}:
         text = f"{name} has its rates and settings"
-        found.append(Guard(text, "{h}.hyperparameters() == {v}", {"h": optimiser, "v": optimiser.hyperparameters()}))
-    return found
+        guards.append(Guard(text, "{h}.hyperparameters() == {v}", {"h": optimiser, "v": optimiser.hyperparameters()}))
+    return guards
 
 
 def of_counts(optimiser: Optimiser, runs: list[list[int]]) -> list[Guard]:
     """Parameters that are updated by one kernel, whose numbers depend on the step count, have equal step counts."""
-    several = [run for run in runs if len(run) > 1]
-    if not several:
+    shared_runs = [run for run in runs if len(run) > 1]
+    if not shared_runs:
         return []
-    names = {"o": optimiser, "v": optimiser.late, "r": several, "f": together}
+    names = {"o": optimiser, "v": optimiser.late, "r": shared_runs, "f": have_equal_counts}
     text = f"parameters of {type(optimiser).__name__} have made as many steps as one another"
     return [Guard(text, "({o}.late is {v} or {f}({o}.late, {r}))", names)]
 
 
-def together(late: tuple[int, ...], runs: list[list[int]]) -> bool:
+def have_equal_counts(late: tuple[int, ...], runs: list[list[int]]) -> bool:
     """Whether the numbers within each group are equal."""
     return all(late[i] == late[run[0]] for run in runs for i in run)
 
@@ -246,26 +250,26 @@ def of_tensor(t: Tensor, name: str) -> list[Guard]:
 def of_module(module: Module, name: str, world: World) -> list[Guard]:
     """A module has the same attributes, parameters, buffers and submodules."""
     name = name or module._name or type(module).__name__
-    found = []
+    guards = []
     for holder, kind in ((module._parameters, "parameter"), (module._buffers, "buffer"), (module._modules, "module")):
         keys = tuple(holder)
-        found.append(Guard(f"{name} has the {kind}s {', '.join(keys)}", "tuple({h}) == {k}", {"h": holder, "k": keys}))
+        guards.append(Guard(f"{name} has the {kind}s {', '.join(keys)}", "tuple({h}) == {k}", {"h": holder, "k": keys}))
         for key, value in holder.items():
-            found.append(Guard(f"{name}.{key} is this {kind}", "{h}[{k}] is {v}", {"h": holder, "k": key, "v": value}))
-    own = is_own(type(module).__module__)
+            guards.append(Guard(f"{name}.{key} is this {kind}", "{h}[{k}] is {v}", {"h": holder, "k": key, "v": value}))
+    is_library = is_own(type(module).__module__)
     keys = tuple(key for key in vars(module) if not key.startswith("_"))
     test = "tuple([k for k in {h}.__dict__ if k[:1] != '_']) == {k}"
-    found.append(Guard(f"{name} has the attributes {', '.join(keys)}", test, {"h": module, "k": keys}))
+    guards.append(Guard(f"{name} has the attributes {', '.join(keys)}", test, {"h": module, "k": keys}))
     for key, value in vars(module).items():
         if key.startswith("_") or key == "training" or key in module._parameters or key in module._modules:
             continue
-        if own or key in world.attributes:
+        if is_library or key in world.attributes:
             value_text = repr(value) if isinstance(value, SIMPLE) else f"this {type(value).__name__}"
-            found.append(value_guard(f"{name}.{key} is {value_text}", "{h}.__dict__[{k}]", {"h": module, "k": key}, value))
+            guards.append(value_guard(f"{name}.{key} is {value_text}", "{h}.__dict__[{k}]", {"h": module, "k": key}, value))
     hooks = {"h": module, "v": module._hooks}
-    found.append(Guard(f"{name} has {len(module._hooks)} hooks", "{h}._hooks is {v}", hooks))
-    found.append(value_guard(f"{name}.training is {module.training}", "{h}.training", {"h": module}, module.training))
-    return found
+    guards.append(Guard(f"{name} has {len(module._hooks)} hooks", "{h}._hooks is {v}", hooks))
+    guards.append(value_guard(f"{name}.training is {module.training}", "{h}.training", {"h": module}, module.training))
+    return guards
 
 
 def of_optimiser(optimiser: Optimiser, name: str) -> list[Guard]:
@@ -274,20 +278,20 @@ def of_optimiser(optimiser: Optimiser, name: str) -> list[Guard]:
     name = name or type(optimiser).__name__
     params = tuple(optimiser.params)
     test = "len({o}.params) == {n} and all(a is b for a, b in zip({o}.params, {p}))"
-    found = [Guard(f"{name} has these {len(params)} parameters", test, {"o": optimiser, "n": len(params), "p": params})]
+    guards = [Guard(f"{name} has these {len(params)} parameters", test, {"o": optimiser, "n": len(params), "p": params})]
     names = {"o": optimiser, "b": optimiser.blocks}
-    found.append(Guard(f"{name} has its parameters and its state in these arrays", "{o}.blocks is {b}", names))
+    guards.append(Guard(f"{name} has its parameters and its state in these arrays", "{o}.blocks is {b}", names))
     for i, group in enumerate(optimiser.param_groups):
-        of = "" if len(optimiser.param_groups) == 1 else f" of group {i}"
-        read_anew = (*optimiser.numbers(group, 1), *optimiser.reread_settings)
+        suffix = "" if len(optimiser.param_groups) == 1 else f" of group {i}"
+        reread = (*optimiser.numbers(group, 1), *optimiser.reread_settings)
         for key, value in group.items():
             names = {"g": group, "k": key}
-            if key in read_anew and not isinstance(value, bool):
-                text = f"{name}: {key}{of} is {'not ' if value else ''}0"
-                found.append(Guard(text, "bool({g}[{k}]) is {v}", {**names, "v": bool(value)}))
+            if key in reread and not isinstance(value, bool):
+                text = f"{name}: {key}{suffix} is {'not ' if value else ''}0"
+                guards.append(Guard(text, "bool({g}[{k}]) is {v}", {**names, "v": bool(value)}))
             elif key not in ("lr", "params"):
-                found.append(value_guard(f"{name}: {key}{of} is {value!r}", "{g}[{k}]", names, value))
+                guards.append(value_guard(f"{name}: {key}{suffix} is {value!r}", "{g}[{k}]", names, value))
     for key, value in vars(optimiser).items():
         if isinstance(value, SIMPLE) and key != "steps" and not key.startswith("_"):
-            found.append(value_guard(f"{name}.{key} is {value!r}", "{o}.__dict__[{k}]", {"o": optimiser, "k": key}, value))
-    return found
+            guards.append(value_guard(f"{name}.{key} is {value!r}", "{o}.__dict__[{k}]", {"o": optimiser, "k": key}, value))
+    return guards

@@ -35,8 +35,8 @@ class Result(Op):
     def forward(self, xp: Any, *xs: Array, **attrs: Any) -> Array:
         raise GraphError("compiled: the result of a compiled function cannot be recomputed; call the original function")
 
-    def backward(self, g: Value, y: Value, *xs: Value, again: Callable[[], Tensor], why_not: str, tensors: Any) -> Rules:
-        found: list[Any] = []
+    def backward(self, g: Value, y: Value, *xs: Value, recompute: Callable[[], Tensor], why_not: str, tensors: Any) -> Rules:
+        gradients: list[Any] = []
 
         def gradient(i: int) -> Value:
             if why_not:
@@ -44,14 +44,14 @@ class Result(Op):
                     f"compiled: a gradient is taken through the result of a compiled function that {why_not}; compile the "
                     f"function that calls backward(), or call the original function (its attribute `step`)"
                 )
-            if not found:
+            if not gradients:
                 recorded = isinstance(g, Tensor)
                 with switched(recording=True):
-                    found.extend(grad(again(), tensors, g, create_graph=recorded, allow_unused=True))
-            one = found[i]
-            if one is None:
+                    gradients.extend(grad(recompute(), tensors, g, create_graph=recorded, allow_unused=True))
+            x_gradient = gradients[i]
+            if x_gradient is None:
                 return np.zeros(xs[i].shape, xs[i].dtype)
-            return one if isinstance(g, Tensor) else one._data
+            return x_gradient if isinstance(g, Tensor) else x_gradient._data
 
         return tuple((lambda i=i: gradient(i)) for i in range(len(xs)))
 
@@ -59,11 +59,11 @@ class Result(Op):
 _result = Result()
 
 
-def connected(array: Array, tensors: tuple[Tensor, ...], again: Callable[[], Tensor], why_not: str) -> Tensor:
-    """A result that requires a gradient. tensors: what it depends on;  again: computes it again, recorded;  why_not: the reason
-    why that is not possible, or ""."""
+def connected(array: Array, tensors: tuple[Tensor, ...], recompute: Callable[[], Tensor], why_not: str) -> Tensor:
+    """A result that requires a gradient. tensors: what it depends on;  recompute: computes it again, recorded;  why_not: why
+    that is not possible, or ""."""
     inputs = tuple(t.node or t for t in tensors)
-    attrs = {"again": again, "why_not": why_not, "tensors": tensors}
+    attrs = {"recompute": recompute, "why_not": why_not, "tensors": tensors}
     writes.check_loans()  # earlier writes are part of it
     saved = tuple(t._data for t in tensors)  # so that later changes in place are detected
     return wrap(array, Node(_result, inputs, attrs, saved, None, array.shape, array.dtype))

@@ -112,7 +112,7 @@ class Lowering:
                 target = self.of_array(step.target)
                 self.calls.append(Assign("assign", [value], [target], [value.node] if value.node else []))
         results = [self.value(t) for t in self.trace.results]
-        grads = [(t, self.value(g)) for t, g in self.trace.kept.items()]
+        grads = [(t, self.value(g)) for t, g in self.trace.kept_grads.items()]
         return Lowered(self.calls, self.arguments, self.numbers, results, grads, self.assigned)
 
     # Values

@@ -112,11 +112,13 @@ class Plan:
             (compute, [(name, v.array) for name, v in values.items()]) for compute, values in lowered.numbers
         ]
         self.optimisers = trace.optimisers
-        self.partly_stepped = [(o, missed) for o, missed in zip(trace.optimisers, trace.missed, strict=True) if missed]
-        self.fully_stepped = [o for o, missed in zip(trace.optimisers, trace.missed, strict=True) if not missed]
+        self.partly_stepped = [
+            (o, missing) for o, missing in zip(trace.optimisers, trace.missing_grads, strict=True) if missing
+        ]
+        self.fully_stepped = [o for o, missing in zip(trace.optimisers, trace.missing_grads, strict=True) if not missing]
         self.grads = [t for t, _ in lowered.grads]
-        self.accumulated = [t for t, before in trace.grads.items() if before is not None]
-        self.cleared = [t for t in trace.regraded if t not in trace.kept]
+        self.accumulated = [t for t, before in trace.read_grads.items() if before is not None]
+        self.cleared = [t for t in trace.written_grads if t not in trace.kept_grads]
         self.rebuild = trace.rebuild
         self.known: dict[int, float] = {}  # current values of the numbers on a GPU, by the id of their arrays
         self.names = trace.names()
@@ -163,8 +165,8 @@ class Plan:
             arguments = [*arguments, *(g if g.flags.c_contiguous else namespace([g]).ascontiguousarray(g) for g in before)]
         for optimiser in self.fully_stepped:
             optimiser.__dict__["steps"] += 1
-        for optimiser, missed in self.partly_stepped:
-            optimiser.count(missed)
+        for optimiser, missing in self.partly_stepped:
+            optimiser.count(missing)
         try:
             for compute, arrays in self.numbers:
                 values = compute()
@@ -180,8 +182,8 @@ class Plan:
         except BaseException as error:
             for optimiser in self.fully_stepped:
                 optimiser.__dict__["steps"] -= 1
-            for optimiser, missed in self.partly_stepped:
-                optimiser.count(missed, -1)
+            for optimiser, missing in self.partly_stepped:
+                optimiser.count(missing, -1)
             explained = self.explain(error, function is not None)
             if explained is error:
                 raise

@@ -33,51 +33,51 @@ class Assignment:
     target: Array
     value: Source
     index: int  # the time, on the counter that numbers nodes
-    made: Location | None  # the line in the user's code
+    location: Location | None  # the line in the user's code
 
 
 @dataclass
 class Trace:
     """The record of a run of the step, besides its nodes.
 
-    arguments    the leaves for the arrays that the step was called with
-    same         leaves with the value of another Tensor: detached ones, and copies, which are separate nodes
-    assignments  in order
-    numbers      functions that each replay calls for numbers by name (learning rates), and the leaves for these
-    optimisers   those that made a step
-    rates        their learning rates at that time
-    missed       which of their parameters had no gradient;  runs: which ones are updated together
-    modules      whose forward ran
-    grads        Tensors whose `.grad` was read before the step set it, with its value: a Tensor, or None
-    regraded     Tensors whose `.grad` the step has set, with its previous value
-    used_up      Tensors whose `.grad` an optimiser has used since it was last set
-    kept         those of them whose gradient outlives the step, with it: no optimiser has used it, or the step adds to it
-    frozen       outside arrays whose values are part of the program, with copies
-    results      the Tensors in the step's result, and a function that rebuilds it from others
-    saved        the arrays that were assigned to, with copies of their previous values
+    arguments       the leaves for the arrays that the step was called with
+    aliases         leaves with the value of another Tensor: detached ones, and copies, which are separate nodes
+    assignments     in order
+    numbers         functions that each replay calls for numbers by name (learning rates), and the leaves for these
+    optimisers      those that made a step
+    rates           their learning rates at that time
+    missing_grads   which of their parameters had no gradient;  runs: which ones are updated together
+    modules         whose forward ran
+    read_grads      Tensors whose `.grad` was read before the step set it, with its value: a Tensor, or None
+    written_grads   Tensors whose `.grad` the step has set, with its previous value
+    used_grads      Tensors whose `.grad` an optimiser has used since it was last set
+    kept_grads      Tensors whose gradient outlives the step, with it: no optimiser has used it, or the step adds to it
+    frozen          outside arrays whose values are part of the program, with copies
+    results         the Tensors in the step's result;  rebuild: a function that rebuilds the result from others
+    saved           the arrays that were assigned to, with copies of their previous values
     """
 
     arguments: list[Tensor]
-    same: dict[Tensor, Source] = field(default_factory=dict)
+    aliases: dict[Tensor, Source] = field(default_factory=dict)
     assignments: list[Assignment] = field(default_factory=list)
     numbers: list[tuple[Callable[[], Mapping[str, float]], dict[str, Tensor]]] = field(default_factory=list)
     optimisers: list[Optimiser] = field(default_factory=list)
     rates: list[tuple[float, ...]] = field(default_factory=list)
-    missed: list[list[int]] = field(default_factory=list)
+    missing_grads: list[list[int]] = field(default_factory=list)
     runs: list[list[list[int]]] = field(default_factory=list)
     modules: dict[Module, None] = field(default_factory=dict)
-    grads: dict[Tensor, Tensor | None] = field(default_factory=dict)
-    regraded: dict[Tensor, Tensor | None] = field(default_factory=dict)
-    used_up: set[Tensor] = field(default_factory=set)
-    kept: dict[Tensor, Tensor] = field(default_factory=dict)
+    read_grads: dict[Tensor, Tensor | None] = field(default_factory=dict)
+    written_grads: dict[Tensor, Tensor | None] = field(default_factory=dict)
+    used_grads: set[Tensor] = field(default_factory=set)
+    kept_grads: dict[Tensor, Tensor] = field(default_factory=dict)
     frozen: list[tuple[Array, Array]] = field(default_factory=list)
-    inside: set[Tensor] = field(default_factory=set)  # made by the step
+    created_tensors: set[Tensor] = field(default_factory=set)  # by the step
     results: list[Tensor] = field(default_factory=list)
     rebuild: Callable[[list[Any]], Any] = lambda values: None
     plain: Any = None  # what else was returned, for comparison
     errors: Any = field(default_factory=np.geterr)  # NumPy's settings outside the step
     nodes: list[Node] = field(default_factory=list)  # in recording order
-    again: set[Node] = field(default_factory=set)  # of functions that each replay calls again
+    rerun_nodes: set[Node] = field(default_factory=set)  # of functions that each replay calls again
     error_settings: dict[Node, Any] = field(default_factory=dict)  # settings that differ for some nodes
     saved: list[tuple[Array, Array]] = field(default_factory=list)
     scatters: dict[Node, tuple[Tensor, Tensor]] = field(default_factory=dict)  # rows, and their indices in a table
@@ -94,24 +94,24 @@ class Trace:
 
     def created(self, tensor: Tensor) -> None:
         """A Tensor without history was created from numbers."""
-        self.inside.add(tensor)
+        self.created_tensors.add(tensor)
 
     def copied(self, tensor: Tensor, source: Any) -> None:
         """A Tensor without history was created as a copy of `source`: a Tensor, or an array."""
-        self.inside.add(tensor)
+        self.created_tensors.add(tensor)
         if not isinstance(source, Tensor):
             source = next((t for t in self.arguments if t._data is source), None) or wrap(source, None)
         with switched(recording=False):
-            self.same[tensor] = ops.astype.apply(source, dtype=tensor.dtype).node
+            self.aliases[tensor] = ops.astype.apply(source, dtype=tensor.dtype).node
 
     def shared(self, tensor: Tensor, source: Tensor) -> None:
         """A Tensor without history was created on the memory of `source`."""
-        self.inside.add(tensor)
-        self.same[tensor] = source.node or source
+        self.created_tensors.add(tensor)
+        self.aliases[tensor] = source.node or source
 
     def needs_value(self, tensor: Tensor, reader: str) -> None:
         """Raise CompileError if the value of `tensor` varies between calls: Python code cannot depend on it in a replay."""
-        if tensor.node is not None or tensor.requires_grad or tensor in self.same or self.is_argument(tensor):
+        if tensor.node is not None or tensor.requires_grad or tensor in self.aliases or self.is_argument(tensor):
             raise CompileError(
                 f"compile: {reader} needs the value of a Tensor {tensor.shape} inside the step{here()}; a replay does not "
                 f"run Python code that depends on values. Return the Tensor, use where(), or do it outside the step"
@@ -127,14 +127,14 @@ class Trace:
 
     def reads_grad(self, tensor: Tensor) -> None:
         """The `.grad` of a Tensor is read."""
-        if tensor not in self.regraded and tensor not in self.grads and not self.is_inside(tensor):
-            self.grads[tensor] = tensor._grad
+        if tensor not in self.written_grads and tensor not in self.read_grads and not self.is_inside(tensor):
+            self.read_grads[tensor] = tensor._grad
 
     def writes_grad(self, tensor: Tensor) -> None:
         """The `.grad` of a Tensor is set."""
-        self.used_up.discard(tensor)
+        self.used_grads.discard(tensor)
         if not self.is_inside(tensor):
-            self.regraded.setdefault(tensor, tensor._grad)
+            self.written_grads.setdefault(tensor, tensor._grad)
 
     def accumulates(self, tensor: Tensor) -> None:
         """backward() adds to the `.grad` of a Tensor."""
@@ -153,8 +153,8 @@ class Trace:
                 f"compile: an argument {tensor.shape} is changed in place{here()}; a replay would not change the caller's. "
                 f"Compute a new Tensor, and return it"
             )
-        if tensor in self.inside:
-            if isinstance(source := self.same.get(tensor), Tensor):  # a detached Tensor, on outside memory
+        if tensor in self.created_tensors:
+            if isinstance(source := self.aliases.get(tensor), Tensor):  # a detached Tensor, on outside memory
                 return self.writes(source, after)
             self.refuse_views(tensor, source)
             self.becomes_another(tensor, source)
@@ -242,23 +242,23 @@ class Trace:
         """The number of nodes recorded so far."""
         return len(self.nodes)
 
-    def captures(self, result: Tensor, first: int, since: int, given: Sequence[Tensor]) -> None:
+    def captures(self, result: Tensor, first: int, since: int, arguments: Sequence[Tensor]) -> None:
         """Raise CompileError if a function that each replay calls again draws random numbers, or reads values of the step other
         than its arguments: it would read those of this run."""
-        own, passed = set(self.nodes[first:]), {*given}
+        inner_nodes, passed_in = set(self.nodes[first:]), {*arguments}
         if result.node is not None:  # nested checkpoints are not among the nodes of the step
-            own |= {node for node in Graph([result.node], check=False).nodes if node.index >= since}
-        if result.requires_grad and any(node.op.draws for node in own):
+            inner_nodes |= {node for node in Graph([result.node], check=False).nodes if node.index >= since}
+        if result.requires_grad and any(node.op.draws for node in inner_nodes):
             raise CompileError(
                 f"compile: the function of checkpoint(){here()} draws random numbers, and a replay would draw different ones "
                 f"for its gradient than for its value; draw them outside it and pass them: checkpoint(fn, x, noise)"
             )
-        self.again |= own
-        for read in (result, *(s for node in own for s in node.inputs)):
+        self.rerun_nodes |= inner_nodes
+        for read in (result, *(s for node in inner_nodes for s in node.inputs)):
             source = read.node or read if isinstance(read, Tensor) else read
-            while isinstance(source, Tensor) and source in self.same and source not in passed:
-                source = self.same[source]
-            is_known = source in own if isinstance(source, Node) else source in passed
+            while isinstance(source, Tensor) and source in self.aliases and source not in passed_in:
+                source = self.aliases[source]
+            is_known = source in inner_nodes if isinstance(source, Node) else source in passed_in
             if not is_known and (isinstance(source, Node) or (isinstance(source, Tensor) and self.is_argument(source))):
                 raise CompileError(
                     f"compile: the function of checkpoint(){here()} reads a Tensor {read.shape} that was computed in the step, "
@@ -277,9 +277,9 @@ class Trace:
             )
         self.optimisers.append(optimiser)
         self.rates.append(optimiser.rates)
-        self.missed.append([i for i, p in enumerate(optimiser.params) if p._grad is None])
+        self.missing_grads.append([i for i, p in enumerate(optimiser.params) if p._grad is None])
         self.runs.append(optimiser.runs())
-        self.used_up.update(optimiser.params)
+        self.used_grads.update(optimiser.params)
 
     def recomputed(self, compute: Callable[[], Mapping[str, float]], near: Array) -> dict[str, Tensor]:
         """0-d leaves, with the dtype and device of `near`, for numbers that each replay computes again."""
@@ -292,7 +292,7 @@ class Trace:
 
     def is_inside(self, tensor: Tensor) -> bool:
         """Whether the step created it."""
-        return tensor in self.inside or (tensor.node is not None and tensor.node.index >= self.start)
+        return tensor in self.created_tensors or (tensor.node is not None and tensor.node.index >= self.start)
 
     # The end of the step
 
@@ -302,10 +302,10 @@ class Trace:
         for t in self.results:
             if t.node is not None and writes.latest > t.node.index and writes.since(t.node.index, (t._data,)):
                 self.reads_changed(t._data)
-        for t in self.regraded:
+        for t in self.written_grads:
             # gradients that accumulate are needed by the next call
-            if t._grad is not None and (keep_grads or t not in self.used_up or t in self.grads):
-                self.kept[t] = t._grad
+            if t._grad is not None and (keep_grads or t not in self.used_grads or t in self.read_grads):
+                self.kept_grads[t] = t._grad
         for optimiser, rate in zip(self.optimisers, self.rates, strict=True):
             if optimiser.rates != rate:
                 raise CompileError(
@@ -318,12 +318,12 @@ class Trace:
         """Leave what a replay leaves: gradients in separate memory, without history; None if used."""
         for optimiser in self.optimisers:
             optimiser.flush()
-        for t in self.regraded:
-            t._grad = wrap(copy(self.kept[t]._data), None) if t in self.kept else None
+        for t in self.written_grads:
+            t._grad = wrap(copy(self.kept_grads[t]._data), None) if t in self.kept_grads else None
 
     def failed(self) -> None:
         """The step has failed: leave what it has done so far, with gradients without history."""
-        for t in self.regraded:
+        for t in self.written_grads:
             t._grad = None if t._grad is None else wrap(copy(t._grad._data), None)
 
     def undo(self) -> None:
@@ -332,20 +332,20 @@ class Trace:
             with on(array):
                 array[...] = before
             writes.wrote(array)
-        for t, gradient in self.regraded.items():
+        for t, gradient in self.written_grads.items():
             t._grad = gradient
-        for optimiser, missed in zip(self.optimisers, self.missed, strict=True):
-            optimiser.count(missed, -1)
+        for optimiser, missing in zip(self.optimisers, self.missing_grads, strict=True):
+            optimiser.count(missing, -1)
 
     # Results for the compiler
 
     def inputs(self) -> list[Tensor]:
         """The inputs of the program in each call: the arguments, and the gradients found in `.grad`."""
-        return [*self.arguments, *(g for g in self.grads.values() if g is not None)]
+        return [*self.arguments, *(g for g in self.read_grads.values() if g is not None)]
 
     def returned(self) -> list[Tensor]:
         """The values that outlive the step: results, and gradients left in `.grad`."""
-        return [*self.results, *self.kept.values()]
+        return [*self.results, *self.kept_grads.values()]
 
     def program(self) -> Graph:
         """The graph of everything that the step returned, assigned or drew at random."""
@@ -355,7 +355,7 @@ class Trace:
     def _program(self) -> Graph:
         roots = [self.source(t) for t in self.returned()] + [self.source(a.value) for a in self.assignments]
         # unused draws are included, so that generators advance as in the step; so are meetings of ranks
-        roots += [node for node in self.nodes if (node.op.draws or node.op.meets) and node not in self.again]
+        roots += [node for node in self.nodes if (node.op.draws or node.op.meets) and node not in self.rerun_nodes]
         seen = {r for r in roots if isinstance(r, Node)}
         outputs, stack = dict.fromkeys(seen), list(seen)
         while stack:
@@ -378,56 +378,56 @@ class Trace:
         """The source of a value: a node, an argument, or an outside array."""
         if isinstance(value, Tensor) and value.node is not None:
             value = value.node
-        while isinstance(value, Tensor) and value in self.same:
-            value = self.same[value]
+        while isinstance(value, Tensor) and value in self.aliases:
+            value = self.aliases[value]
         return value
 
     def names(self) -> dict[tuple[int, int], str]:
         """The names of outside arrays, by address and size; those of an optimiser are named by their role."""
-        found = {place_of(leaf._data): name for leaf, name in self.program().leaf_names().items() if leaf.name}
+        names = {place_of(leaf._data): name for leaf, name in self.program().leaf_names().items() if leaf.name}
         for optimiser in self.optimisers:
             for block in optimiser.blocks:
-                found[place_of(block.flat)] = "parameters"
-                found.update((place_of(array), slot) for slot, array in block.state.items())
-        return found
+                names[place_of(block.flat)] = "parameters"
+                names.update((place_of(array), slot) for slot, array in block.state.items())
+        return names
 
     def lines(self) -> list[Line]:
         """The program as lines that a second run must reproduce."""
         graph = self.program()
-        place: dict[Any, str] = {t: f"argument {i}" for i, t in enumerate(self.arguments)}
-        place |= {g: f"gradient {i}" for i, g in enumerate(self.grads.values()) if g is not None}
-        place |= {t: f"number {name} {i}" for i, (_, leaves) in enumerate(self.numbers) for name, t in leaves.items()}
+        labels: dict[Any, str] = {t: f"argument {i}" for i, t in enumerate(self.arguments)}
+        labels |= {g: f"gradient {i}" for i, g in enumerate(self.read_grads.values()) if g is not None}
+        labels |= {t: f"number {name} {i}" for i, (_, leaves) in enumerate(self.numbers) for name, t in leaves.items()}
         lines: list[Line] = []
 
-        def named(value: Any, arrays: list[Any]) -> str:
+        def label(value: Any, arrays: list[Any]) -> str:
             if isinstance(value, (Node, Tensor)):
                 value = self.source(value)
-            if isinstance(value, (Node, Tensor)) and value in place:
-                return place[value]
+            if isinstance(value, (Node, Tensor)) and value in labels:
+                return labels[value]
             array = value._data if isinstance(value, Tensor) else value
             if isinstance(value, Tensor) or (is_array(array) and not isinstance(array, np.generic)):
                 arrays.append(array)
                 return f"array {array.shape} {dtype_name(array.dtype)}"
             if isinstance(value, (tuple, list)):
-                return str([named(v, arrays) for v in value])
+                return str([label(v, arrays) for v in value])
             if isinstance(value, (int, float, complex, str, bytes, slice, np.generic, np.dtype, type(None))):
                 return repr(value)
             arrays.append(value)  # such as a generator: the same one, or an equal one
             return type(value).__name__
 
         for i, node in enumerate(graph.nodes):
-            place[node] = f"%{i}"
+            labels[node] = f"%{i}"
             arrays: list[Any] = []
-            parts = [named(s, arrays) for s in node.inputs]
-            parts += [f"{key}={named(value, arrays)}" for key, value in node.attrs.items()]
+            parts = [label(s, arrays) for s in node.inputs]
+            parts += [f"{key}={label(value, arrays)}" for key, value in node.attrs.items()]
             text = f"{node.scope} {node.op.name}({', '.join(parts)}) {node.shape} {dtype_name(node.dtype)}"
             lines.append(Line(text, arrays, node.made))
         for a in self.assignments:
             arrays = [a.target]
-            lines.append(Line(f"assign {a.target.shape} {named(a.value, arrays)}", arrays, a.made))
+            lines.append(Line(f"assign {a.target.shape} {label(a.value, arrays)}", arrays, a.location))
         arrays = []
-        grads = [named(g, arrays) for g in self.kept.values()]
-        lines.append(Line(f"return {[named(t, arrays) for t in self.results]}, gradients {grads}", arrays, None))
+        grads = [label(g, arrays) for g in self.kept_grads.values()]
+        lines.append(Line(f"return {[label(t, arrays) for t in self.results]}, gradients {grads}", arrays, None))
         return lines
 
 
@@ -436,10 +436,10 @@ class Line(NamedTuple):
 
     text: str
     objects: list[Any]
-    made: Location | None
+    location: Location | None
 
     def differing(self, other: Line) -> list[Any]:
-        """Those of its objects that differ from those of another line with the same text."""
+        """Its objects that differ from those of another line with the same text."""
         return [a for a, b in zip(self.objects, other.objects, strict=True) if not same_object(a, b)]
 
 
@@ -460,8 +460,8 @@ def same_object(a: Any, b: Any) -> bool:
     if is_array(a) and is_array(b):
         return one_memory(a, b) or equal(a, b)
     if isinstance(a, FunctionType) and isinstance(b, FunctionType):  # each run creates a new lambda
-        found = [[c.cell_contents for c in f.__closure__ or ()] + [*(f.__defaults__ or ())] for f in (a, b)]
-        return a.__code__ is b.__code__ and all(same_object(x, y) for x, y in zip(*found, strict=True))
+        data = [[c.cell_contents for c in f.__closure__ or ()] + [*(f.__defaults__ or ())] for f in (a, b)]
+        return a.__code__ is b.__code__ and all(same_object(x, y) for x, y in zip(*data, strict=True))
     if isinstance(a, Tensor) and isinstance(b, Tensor):
         return same_object(a._data, b._data)
     return type(a) is type(b) and bool(a == b)
@@ -479,7 +479,7 @@ def compare(before: list[Line], after: list[Line]) -> None:
         differing = first.differing(second) if first.text == second.text else []
         if first.text == second.text and not differing:
             continue
-        where = f" at {line}" if (line := line_of(second.made or first.made)) else ""
+        where = f" at {line}" if (line := line_of(second.location or first.location)) else ""
         if differing:
             kind = "an array" if is_array(differing[0]) else f"a {type(differing[0]).__name__}"
             raise CompileError(
@@ -513,19 +513,19 @@ def trace(arguments: list[Tensor], call: Callable[[], Any], keep_grads: bool, wh
 
     where   the step, for errors without a line
     """
-    found = Trace(arguments)
-    tracer: Tracer[Tensor] = found
+    result = Trace(arguments)
+    tracer: Tracer[Tensor] = result
     try:
         with switched(tracing=True, trace=tracer, fusing=True):
             value = call()
-        found.ended(value, keep_grads, where)
+        result.ended(value, keep_grads, where)
     except CompileError:
-        found.undo()
+        result.undo()
         raise
     except BaseException as error:
-        found.failed()
-        misused = isinstance(error, (AttributeError, TypeError, ValueError, IndexError))
-        if arguments and misused and not isinstance(error, TensorgradError):
+        result.failed()
+        is_misuse = isinstance(error, (AttributeError, TypeError, ValueError, IndexError))
+        if arguments and is_misuse and not isinstance(error, TensorgradError):
             error.add_note("compile: inside the step, arguments that are arrays are Tensors")
         raise
-    return found
+    return result

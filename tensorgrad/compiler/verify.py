@@ -36,30 +36,30 @@ class Outcome(NamedTuple):
 
 def outcomes(trace: Trace, written: list[tuple[Array, str]]) -> list[Outcome]:
     """What a traced run returned, left in `.grad`, and wrote to outside memory."""
-    found = [Outcome(f"result {i}", trace.source(t), copy(t._data)) for i, t in enumerate(trace.results)]
-    found += [Outcome(f"{t.name or 'a Tensor'}.grad", trace.source(g), copy(g._data)) for t, g in trace.kept.items()]
+    result = [Outcome(f"result {i}", trace.source(t), copy(t._data)) for i, t in enumerate(trace.results)]
+    result += [Outcome(f"{t.name or 'a Tensor'}.grad", trace.source(g), copy(g._data)) for t, g in trace.kept_grads.items()]
     sources = {id(a.target): trace.source(a.value) for a in trace.assignments}
     for array, text in written:
-        found.append(Outcome(text, sources[id(array)], copy(array)))
-    return found
+        result.append(Outcome(text, sources[id(array)], copy(array)))
+    return result
 
 
 class Difference(NamedTuple):
     """The first element of an outcome that differs too much: its index, its value, and the expected value."""
 
     outcome: Outcome
-    at: tuple[int, ...]
-    found: Any
+    index: tuple[int, ...]
+    actual: Any
     expected: Any
 
     def __str__(self) -> str:
-        index = list(self.at) if self.at else ""
-        return f"{self.outcome.text}{index}{where(self.outcome.source)} is {self.found!r}"
+        position = list(self.index) if self.index else ""
+        return f"{self.outcome.text}{position}{where(self.outcome.source)} is {self.actual!r}"
 
 
-def compare(trace: Trace, expected: list[Outcome], found: list[Array], known: Callable[[], dict[Any, Array]]) -> None:
+def compare(trace: Trace, expected: list[Outcome], actual: list[Array], initial_arrays: Callable[[], dict[Any, Array]]) -> None:
     """Raise CompileError unless the outcomes of a plan are those of the step."""
-    for difference in differences(trace, expected, found, known):
+    for difference in differences(trace, expected, actual, initial_arrays):
         raise CompileError(
             f"compile: the plan and the step disagree: {difference} in the plan and {difference.expected!r} in the "
             f"step. Part of the step is not recorded, or this is a bug in tensorgrad; run it without compile"
@@ -67,25 +67,26 @@ def compare(trace: Trace, expected: list[Outcome], found: list[Array], known: Ca
 
 
 def differences(
-    trace: Trace, expected: list[Outcome], found: list[Array], known: Callable[[], dict[Any, Array]]
+    trace: Trace, expected: list[Outcome], actual: list[Array], initial_arrays: Callable[[], dict[Any, Array]]
 ) -> list[Difference]:
     """The outcomes that differ by more than rounding; shapes and dtypes are equal.
 
-    known   restores generators, and returns the arrays of all leaves as they were before the run, for a closer comparison
+    initial_arrays   restores generators, and returns the arrays of all leaves as they were before the run, for a closer
+                     comparison
     """
-    suspects = [i for i, (e, f) in enumerate(zip(expected, found, strict=True)) if not close(e.value, f)]
+    suspects = [i for i, (e, f) in enumerate(zip(expected, actual, strict=True)) if not close(e.value, f)]
     if not suspects:
         return []
     result = []
-    for i, room in zip(suspects, deviations(trace, [expected[i] for i in suspects], known), strict=True):
-        a, b = host(expected[i].value), host(found[i])
+    for i, tolerance in zip(suspects, deviations(trace, [expected[i] for i in suspects], initial_arrays), strict=True):
+        a, b = host(expected[i].value), host(actual[i])
         with np.errstate(all="ignore"):
-            apart = np.abs(b.astype(np.float64) - a.astype(np.float64))
-        same = (a == b) | ((a != a) & (b != b))
-        bad = ~same & ~(apart <= room)
-        if bad.any():
-            at = tuple(int(n) for n in np.argwhere(bad)[0])
-            result.append(Difference(expected[i], at, b[at], a[at]))
+            distance = np.abs(b.astype(np.float64) - a.astype(np.float64))
+        is_equal = (a == b) | ((a != a) & (b != b))
+        is_wrong = ~is_equal & ~(distance <= tolerance)
+        if is_wrong.any():
+            index = tuple(int(n) for n in np.argwhere(is_wrong)[0])
+            result.append(Difference(expected[i], index, b[index], a[index]))
     return result
 
 
@@ -106,63 +107,63 @@ def close(a: Array, b: Array) -> bool:
     if not is_floating(a.dtype) or not a.size:
         return bool(np.array_equal(a, b))
     with np.errstate(all="ignore"):
-        apart = np.abs(a - b)
-        if bool((apart == 0).all()):
+        distance = np.abs(a - b)
+        if bool((distance == 0).all()):
             return True
         finite = np.isfinite(a)
         if not bool((finite == np.isfinite(b)).all()):
             return False
-        same = finite | (a == b) | ((a != a) & (b != b))
+        is_comparable = finite | (a == b) | ((a != a) & (b != b))
         largest = float(np.abs(a[finite]).max(initial=0))
         limit = DIGITS.get(a.itemsize, 64) * float(finfo(a.dtype).eps) * largest
-        return bool(same.all()) and float(apart[finite].max(initial=0)) <= limit
+        return bool(is_comparable.all()) and float(distance[finite].max(initial=0)) <= limit
 
 
-def deviations(trace: Trace, outcomes: list[Outcome], known: Callable[[], dict[Any, Array]]) -> list[Array]:
-    """How much each value may differ from the step's, elementwise or for the whole array."""
+def deviations(trace: Trace, outcomes: list[Outcome], initial_arrays: Callable[[], dict[Any, Array]]) -> list[Array]:
+    """The tolerance of each value: how much it may differ from the step's, elementwise."""
     graph, rng = trace.program(), np.random.default_rng(0)
 
-    def disturbed(a: Array) -> Array:
+    def perturbed(a: Array) -> Array:
         if not is_floating(a.dtype) or not a.size:
             return a
         with on(a), np.errstate(all="ignore"):
-            noisy, change = copy(a), copy(a)  # in place: NumPy turns 0-d arrays into numbers
+            result, change = copy(a), copy(a)  # in place: NumPy turns 0-d arrays into numbers
             change *= like((rng.uniform(-1, 1, a.shape) * float(finfo(a.dtype).eps)).astype(a.dtype), a)
             change[~(abs(a) < np.inf)] = 0  # infinity is not perturbed
-            noisy += change
-            return noisy
+            result += change
+            return result
 
     def run(change: Callable[[Array], Array]) -> list[Array]:
-        values: dict[Any, Array] = {leaf: change(array) for leaf, array in known().items()}
+        values: dict[Any, Array] = {leaf: change(array) for leaf, array in initial_arrays().items()}
         with np.errstate(all="ignore"):
             for node in graph.nodes:
                 inputs = [values[trace.source(s)] if isinstance(s, (Node, Tensor)) else s for s in node.inputs]
                 values[node] = change(asarray(node.op(*inputs, **node.attrs)))
         return [host(values.get(o.source, o.value)).astype(np.float64) for o in outcomes]
 
-    calm = run(lambda a: a)
-    runs = [run(disturbed) for _ in range(RUNS)]
+    unperturbed = run(lambda a: a)
+    runs = [run(perturbed) for _ in range(RUNS)]
     # equal terms added sequentially have equal rounding errors, which grow with their number
-    longest = max(
+    most_terms = max(
         (math.prod(getattr(s, "shape", ())) // max(node.size, 1) for node in graph.nodes for s in node.inputs), default=1
     )
-    found = []
+    tolerances = []
     for i, outcome in enumerate(outcomes):
         a = host(outcome.value).astype(np.float64)
         eps = float(finfo(outcome.value.dtype).eps) if is_floating(outcome.value.dtype) else 0.0
         with np.errstate(all="ignore"):
-            each = np.array(np.max([np.abs(values[i] - calm[i]) for values in runs], axis=0))
-            each[np.isnan(each) & ~np.isnan(calm[i])] = np.inf  # the program itself has no stable value
-            spread = np.maximum(each, float(each[np.isfinite(each)].max(initial=0)))
+            deviation = np.array(np.max([np.abs(values[i] - unperturbed[i]) for values in runs], axis=0))
+            deviation[np.isnan(deviation) & ~np.isnan(unperturbed[i])] = np.inf  # the program itself has no stable value
+            spread = np.maximum(deviation, float(deviation[np.isfinite(deviation)].max(initial=0)))
             largest = float(np.abs(a[np.isfinite(a)]).max(initial=0))
-            room = np.array(MARGIN * spread + 4 * eps * np.abs(a) + min(longest * eps, SYSTEMATIC) * largest)
+            tolerance = np.array(MARGIN * spread + 4 * eps * np.abs(a) + min(most_terms * eps, SYSTEMATIC) * largest)
             digits = DIGITS.get(outcome.value.dtype.itemsize, 64) * eps * largest
-            strays = np.isfinite(calm[i]) != np.isfinite(a)
-            strays |= np.abs(calm[i] - a) > 2 * spread + digits
+            unexplained = np.isfinite(unperturbed[i]) != np.isfinite(a)
+            unexplained |= np.abs(unperturbed[i] - a) > 2 * spread + digits
         # where the program, computed like the step, differs from it, part of the step is not recorded
-        room[np.isnan(room) | strays] = 0
-        found.append(room)
-    return found
+        tolerance[np.isnan(tolerance) | unexplained] = 0
+        tolerances.append(tolerance)
+    return tolerances
 
 
 def same(a: Array, b: Array) -> bool:

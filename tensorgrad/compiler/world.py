@@ -41,7 +41,7 @@ LARGE = 1 << 20  # larger arrays, in bytes, are left alone unless the program re
 LIBRARIES = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
 INSTALLED = {"site-packages", "dist-packages"}  # also of another prefix: the user's, or that of the base environment
 SUBSCRIPTS = ("BINARY_SUBSCR", "STORE_SUBSCR")
-UNASKED = ("__init__", "__new__", "__repr__", "__str__", "__del__", "__reduce__", "__getstate__", "__setstate__")
+IGNORED_METHODS = ("__init__", "__new__", "__repr__", "__str__", "__del__", "__reduce__", "__getstate__", "__setstate__")
 OF_MODULES = frozenset(vars(Module()))  # attributes of every Module
 REFLECTION = {"getattr", "hasattr", "setattr", "vars", "globals", "locals", "__dict__"}  # functions that take names as strings
 SEQUENCES = (list, deque, UserList)
@@ -122,20 +122,20 @@ class World:
         self.reflects = False  # whether the code looks for attributes that need not exist
         self.missing: dict[int, tuple[dict[str, Any], set[str]]] = {}  # global names that are not there, by namespace
         self.elements: dict[int, list[set[Any] | None]] = {}  # of lists and dicts, by id: which are used where; None for all
-        self.reached: Counter[int] = Counter()  # number of visits, by id
+        self.visit_counts: Counter[int] = Counter()  # number of visits, by id
         self.containers: list[tuple[Any, str]] = []
         self.seen: set[int] = set()
-        self.kept: list[Any] = []  # keeps objects alive, so that ids are unique
-        self.bound: set[tuple[int, str]] = set()  # inspected attributes, by the id of their owner
+        self.keepalive: list[Any] = []  # keeps objects alive, so that ids are unique
+        self.inspected: set[tuple[int, str]] = set()  # inspected attributes, by the id of their owner
         stack = [(value, text) for text, value in reversed(roots.items())]
         objects: list[tuple[Any, str]] = []
         while stack:
             value, text = stack.pop()
-            self.reached[id(value)] += 1
+            self.visit_counts[id(value)] += 1
             if not isinstance(value, SIMPLE) and id(value) not in self.seen:
                 self.seen.add(id(value))
-                self.kept.append(value)
-                stack += reversed(list(self.inside(value, text)))
+                self.keepalive.append(value)
+                stack += reversed(list(self.children(value, text)))
                 if is_object(value):
                     objects.append((value, text))
             if not stack:  # named attributes are known after all functions, including those of objects, were read
@@ -170,7 +170,9 @@ class World:
         elif isinstance(value, functools.partial):
             yield from ((part, f"{text} argument") for part in (value.func, *value.args, *value.keywords.values()))
         elif isinstance(value, FunctionType):
-            if any(value is root for root in self.roots) or is_users(value.__code__, value.__globals__.get("__package__")):
+            if any(value is root for root in self.roots) or is_user_function(
+                value.__code__, value.__globals__.get("__package__")
+            ):
                 yield from self.of_function(value, text)
             elif "__wrapped__" in vars(value):  # a user function wrapped by tensorgrad: vmap, func.grad, no_grad
                 yield vars(value)["__wrapped__"], text
@@ -201,14 +203,14 @@ class World:
 
     def of_function(self, function: FunctionType, text: str) -> Iterator[tuple[Any, str]]:
         code = function.__code__
-        self.attributes |= loaded(code).attributes
-        self.reflects |= loaded(code).reflects
+        self.attributes |= names_in(code).attributes
+        self.reflects |= names_in(code).reflects
         for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
             try:
                 value = cell.cell_contents
             except ValueError:  # unset cell
                 continue
-            self.uses(value, loaded(code).elements.get(name))
+            self.uses(value, names_in(code).elements.get(name))
             yield self.bind(f"closure {name}", cell, None, "cell", value, True)
         self.bind(f"the defaults of {function.__name__}", function, None, "defaults", function.__defaults__, True)
         for i, value in enumerate(function.__defaults__ or ()):
@@ -216,11 +218,11 @@ class World:
         for name, value in (function.__kwdefaults__ or {}).items():
             yield self.bind(f"default {name}", function.__kwdefaults__, name, "item", value, True)
         space = function.__globals__
-        for name in loaded(code).names:
+        for name in names_in(code).names:
             if name not in space:
                 self.missing.setdefault(id(space), (space, set()))[1].add(name)
-            elif name in space and (not isinstance(space[name], ModuleType) or is_users_module(space[name])):
-                self.uses(space[name], loaded(code).elements.get(name))
+            elif name in space and (not isinstance(space[name], ModuleType) or is_user_module(space[name])):
+                self.uses(space[name], names_in(code).elements.get(name))
                 yield self.bind(f"global {name}", space, name, "item", space[name], True)
 
     def uses(self, container: Any, keys: set[Any] | None) -> None:
@@ -232,7 +234,7 @@ class World:
         parts = dict(value.items() if isinstance(value, MAPPINGS) else enumerate(value))
         uses = self.elements.get(id(value), [])
         keys = {key for some in uses for key in some or ()}
-        if None in uses or len(uses) < self.reached[id(value)] or not keys <= parts.keys():
+        if None in uses or len(uses) < self.visit_counts[id(value)] or not keys <= parts.keys():
             keys = set(parts)  # used as a whole, not by name, or by a negative index
             self.bind(f"the length of {text}", value, None, "length", len(value), True)
             self.bind(f"the order of {text}", value, None, "order", tuple(parts), isinstance(value, MAPPINGS))
@@ -267,11 +269,13 @@ class World:
         for owner in kinds if isinstance(value, type) or not hasattr(value, "__dict__") else (value, *kinds):
             for name, part in list(vars(owner).items()):
                 if name.startswith("__"):  # called implicitly by Python
-                    wanted = isinstance(part, FunctionType) and name not in UNASKED
+                    is_inspected = isinstance(part, FunctionType) and name not in IGNORED_METHODS
                 else:  # a Module lists its parts, except private attributes
-                    known = owner is value and isinstance(value, Module) and (not name.startswith("_") or name in OF_MODULES)
-                    wanted = name in self.attributes and not known
-                if not wanted or not self.is_new(owner, name):
+                    is_listed = (
+                        owner is value and isinstance(value, Module) and (not name.startswith("_") or name in OF_MODULES)
+                    )
+                    is_inspected = name in self.attributes and not is_listed
+                if not is_inspected or not self.is_new(owner, name):
                     continue
                 if not name.startswith("__"):
                     kind = "item" if isinstance(owner, ModuleType) else "attribute"
@@ -291,7 +295,7 @@ class World:
         for i, owner in enumerate(kind.__mro__):
             if owner in classes_of(kind) and self.is_new(owner, ""):
                 names = {name for name in self.attributes if self.is_looked_up(kind, name, i)}
-                names.update(name for base in kind.__mro__[i + 1 :] for name in implicit(base))
+                names.update(name for base in kind.__mro__[i + 1 :] for name in implicit_methods(base))
                 self.bind_absent(f"{owner.__name__}.", owner, names)
 
     def is_looked_up(self, kind: type, name: str, first: int = 0) -> bool:
@@ -307,9 +311,9 @@ class World:
     def is_new(self, owner: Any, name: str) -> bool:
         """Whether an attribute was not inspected before."""
         key = (id(owner), name)
-        if key in self.bound:
+        if key in self.inspected:
             return False
-        self.bound.add(key)
+        self.inspected.add(key)
         return True
 
     # Arrays that can be set to other values temporarily
@@ -319,25 +323,25 @@ class World:
 
         read   arrays that the step is known to read; other large ones are omitted
         """
-        found: list[tuple[Array, str]] = []
+        arrays: list[tuple[Array, str]] = []
         for optimiser in self.optimisers:
-            found += [(a, f"an array of {type(optimiser).__name__}") for a in optimiser.arrays()]
-        found += more + [(t._data, text) for t, text in self.tensors.items()]
+            arrays += [(a, f"an array of {type(optimiser).__name__}") for a in optimiser.arrays()]
+        arrays += more + [(t._data, text) for t, text in self.tensors.items()]
         for a, text in self.arrays.values():
             if a.nbytes <= LARGE or any(may_overlap(a, other) for other in read):
-                found.append((a, text))
-        found.sort(key=lambda pair: -pair[0].nbytes)
-        kept: dict[int, list[tuple[Array, str]]] = {}  # by the owner of the memory
-        for array, text in found:
+                arrays.append((a, text))
+        arrays.sort(key=lambda pair: -pair[0].nbytes)
+        arrays_by_owner: dict[int, list[tuple[Array, str]]] = {}  # by the owner of the memory
+        for array, text in arrays:
             owner, place = owner_of(array), Place.of(array)
-            others = kept.setdefault(id(owner), [])
+            others = arrays_by_owner.setdefault(id(owner), [])
             if any(Place.of(other).dense and place.within(Place.of(other)) for other, _ in others):
                 continue
             if any(may_overlap(array, other) for other, _ in others):  # each has elements that the other lacks
                 others[:] = [(owner, text)]
             else:
                 others.append((array, text))
-        return [pair for others in kept.values() for pair in others]
+        return [pair for others in arrays_by_owner.values() for pair in others]
 
 
 class Objects:
@@ -354,8 +358,8 @@ class Objects:
             counts = {k: v for k, v in vars(optimiser).items() if isinstance(v, SIMPLE) and k != "steps"}
             self.spaces.append((text, vars(optimiser), counts, False))
             for i, group in enumerate(optimiser.param_groups):
-                kept = {k: v for k, v in group.items() if isinstance(v, SIMPLE) and k != "lr"}
-                self.spaces.append((f"{text}.param_groups[{i}]", group, kept, False))
+                settings = {k: v for k, v in group.items() if isinstance(v, SIMPLE) and k != "lr"}
+                self.spaces.append((f"{text}.param_groups[{i}]", group, settings, False))
         self.tensors = [(t, t._data) for t in world.tensors]
         self.modes = [(m, text, m.training) for m, text in world.modules.items()]  # modes may differ per call
 
@@ -479,8 +483,8 @@ class Snapshot:
     def generator_states(self) -> dict[str, Any]:
         """The states of all generators, by name."""
         name, keys, *rest = tuple(np.random.get_state())  # noqa: NPY002
-        found: dict[str, Any] = {"random": python_random.getstate(), "np.random": (name, np.asarray(keys).tobytes(), *rest)}
-        return found | {f"{rng!r}": repr(rng.bit_generator.state) for rng, _ in self.generators}
+        states: dict[str, Any] = {"random": python_random.getstate(), "np.random": (name, np.asarray(keys).tobytes(), *rest)}
+        return states | {f"{rng!r}": repr(rng.bit_generator.state) for rng, _ in self.generators}
 
     def is_shifted(self, array: Array) -> bool:
         return self.shifts and not any(array is spared for spared in self.spared)
@@ -514,18 +518,18 @@ def shift(array: Array) -> None:
 
 def shifted(array: Array) -> Array:
     """Different but similar samples: the rows are rotated, and numbers changed."""
-    other = next_rows(array) if array.ndim and len(array) > 1 else copy(array)
-    if is_floating(other.dtype):
-        shift(other)
-    return other
+    result = next_rows(array) if array.ndim and len(array) > 1 else copy(array)
+    if is_floating(result.dtype):
+        shift(result)
+    return result
 
 
 def next_rows(array: Array) -> Array:
     """A copy with the rows rotated by one."""
-    other = copy(array)
+    result = copy(array)
     with on(array):
-        other[:-1], other[-1:] = array[1:], array[:1]
-    return other
+        result[:-1], result[-1:] = array[1:], array[:1]
+    return result
 
 
 def owner_of(array: Array) -> Any:
@@ -535,7 +539,7 @@ def owner_of(array: Array) -> Any:
     return array
 
 
-class Loaded(NamedTuple):
+class CodeNames(NamedTuple):
     """The names in the code of a function and its nested functions.
 
     names        of globals
@@ -551,7 +555,7 @@ class Loaded(NamedTuple):
 
 
 @functools.cache
-def loaded(code: CodeType) -> Loaded:
+def names_in(code: CodeType) -> CodeNames:
     names: dict[str, None] = {}
     attributes: set[str] = set()
     elements: dict[str, set[Any]] = {}
@@ -581,7 +585,7 @@ def loaded(code: CodeType) -> Loaded:
         names.update(dict.fromkeys(texts))
         reflects = True
     used_by_key = {name: keys for name, keys in elements.items() if name not in used_whole}
-    return Loaded(list(names), attributes, used_by_key, reflects)
+    return CodeNames(list(names), attributes, used_by_key, reflects)
 
 
 @functools.cache
@@ -591,7 +595,7 @@ def is_installed(file: str) -> bool:
 
 
 @functools.cache
-def is_users(code: CodeType, package: str | None) -> bool:
+def is_user_function(code: CodeType, package: str | None) -> bool:
     """Whether a function is the user's: from neither tensorgrad nor an installed library."""
     return not is_own(package) and not is_installed(code.co_filename)
 
@@ -601,17 +605,17 @@ def is_object(value: Any) -> bool:
     if isinstance(value, type):
         return bool(classes_of(value))
     if isinstance(value, ModuleType):
-        return is_users_module(value)
+        return is_user_module(value)
     if isinstance(value, Module):
         return bool(classes_of(value))
     if isinstance(value, FunctionType):
-        return is_users(value.__code__, value.__globals__.get("__package__"))
+        return is_user_function(value.__code__, value.__globals__.get("__package__"))
     has_attributes = hasattr(value, "__dict__") or bool(classes_of(value))
     kinds = (Tensor, Optimiser, MethodType)
     return has_attributes and not isinstance(value, kinds) and not is_own(type(value).__module__)
 
 
-def is_users_module(value: ModuleType) -> bool:
+def is_user_module(value: ModuleType) -> bool:
     """Whether a module is the user's: neither tensorgrad nor an installed library."""
     file = getattr(value, "__file__", None) or ""
     return bool(file) and not is_own(value.__name__) and not is_installed(file)
@@ -643,7 +647,7 @@ def defined(kind: type, name: str, first: int = 0) -> Any:
 
 def metaclasses_of(kind: type) -> tuple[type, ...]:
     """The user's classes that the class of a class is built from."""
-    return users_classes(type(kind))
+    return user_classes(type(kind))
 
 
 def contents_of(holder: Any) -> frozenset[Any] | bytes | None:
@@ -659,20 +663,20 @@ def is_data_descriptor(member: Any) -> bool:
     return hasattr(type(member), "__set__") or hasattr(type(member), "__delete__")
 
 
-def implicit(kind: type) -> list[str]:
+def implicit_methods(kind: type) -> list[str]:
     """The methods of a user's class that Python calls implicitly."""
     members = vars(kind).items() if kind in classes_of(kind) else ()
-    return [n for n, part in members if n.startswith("__") and n not in UNASKED and isinstance(part, FunctionType)]
+    return [n for n, part in members if n.startswith("__") and n not in IGNORED_METHODS and isinstance(part, FunctionType)]
 
 
 def classes_of(value: Any) -> tuple[type, ...]:
     """The user's classes that a value, or a class, is built from."""
-    return users_classes(value if isinstance(value, type) else type(value))
+    return user_classes(value if isinstance(value, type) else type(value))
 
 
 @functools.cache
-def users_classes(kind: Any) -> tuple[type, ...]:
+def user_classes(kind: Any) -> tuple[type, ...]:
     """The user's classes that a class is built from."""
     files = {base: getattr(sys.modules.get(base.__module__), "__file__", "") or "" for base in kind.__mro__}
-    found = [base for base, file in files.items() if not is_own(base.__module__) and not is_installed(file)]
-    return tuple(base for base in found if base.__module__ != "builtins")
+    bases = [base for base, file in files.items() if not is_own(base.__module__) and not is_installed(file)]
+    return tuple(base for base in bases if base.__module__ != "builtins")

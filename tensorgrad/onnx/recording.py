@@ -75,7 +75,7 @@ class Run:
     def __init__(self, trace: Trace, is_training: bool) -> None:
         self.trace = trace
         if trace.assignments and not is_training:
-            where = f" at {line}" if (line := line_of(trace.assignments[0].made)) else ""
+            where = f" at {line}" if (line := line_of(trace.assignments[0].location)) else ""
             raise ExportError(
                 f"onnx.export: the model changes an array {trace.assignments[0].target.shape} that outlives the call{where}; a "
                 f"file keeps no state between calls. Return the new values"

@@ -40,7 +40,7 @@ class Trial:
             before.put_back()
             python.put_back()
         self.world, self.start = self.compiled.snapshot(self.trace, (args, {}))
-        self.tensors = list(dict.fromkeys([*self.world.tensors, *self.trace.grads, *self.trace.regraded]))
+        self.tensors = list(dict.fromkeys([*self.world.tensors, *self.trace.read_grads, *self.trace.written_grads]))
         self.grads = {t: t._grad for t in self.tensors}
         self.names = self.named()
         self.samples = [self.arrays]
@@ -90,7 +90,7 @@ class Trial:
         self.grads = {t: t._grad for t in self.tensors}
         used = [] if self.compiled.keep_grads else [p for optimiser in self.trace.optimisers for p in optimiser.params]
         for t in used:
-            if t in self.trace.regraded and t not in self.trace.grads:
+            if t in self.trace.written_grads and t not in self.trace.read_grads:
                 eager[f"{self.names[t]}.grad"] = None
         report = self.compare(k, arrays, eager, compiled, before)
         for part in after:
@@ -208,7 +208,7 @@ class Trial:
         for i, t in enumerate(trace.results):
             if text == f"result {i}":
                 return trace.source(t)
-        for t, g in trace.kept.items():
+        for t, g in trace.kept_grads.items():
             if text == f"{self.names[t]}.grad":
                 return trace.source(g)
         array = self.values().get(text)
