@@ -147,7 +147,7 @@ class World:
         for space, names in self.missing.values():
             self.bind_absent("global ", space, names)
 
-    def inside(self, value: Any, text: str) -> Iterator[tuple[Any, str]]:
+    def children(self, value: Any, text: str) -> Iterator[tuple[Any, str]]:
         """The objects that a value consists of or refers to, with names; adds bindings for those that can be replaced."""
         if isinstance(value, Tensor):
             self.tensors.setdefault(value, value.name or text)
