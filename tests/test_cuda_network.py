@@ -271,10 +271,10 @@ def test_a_network_that_is_not_the_program_is_found_out() -> None:
         plan = trained(lambda: net(4, 4, 4, 4), SGD, 1)[2]
         call = next(call for call in plan.calls if isinstance(call, Network))
         meaning = Meaning(plan.lowered.calls)
-        assert meaning.wrong(call) == ""
+        assert meaning.error_in(call) == ""
         pairs = [(call.inputs, i, i + 2) for i in (3, 4, 5, 6)] + [(call.outputs, i, i + 2) for i in (1, 2, 3, 4)]
         for values, i, j in pairs:
             values[i], values[j] = values[j], values[i]
-            assert meaning.wrong(call) == "network does not compute what the program says"
+            assert meaning.error_in(call) == "network does not compute what the program says"
             values[i], values[j] = values[j], values[i]
-        assert meaning.wrong(call) == ""
+        assert meaning.error_in(call) == ""

@@ -38,35 +38,35 @@ def fault_of(
     issued: list[Issued],
     returned: list[Value],
     assigned: list[tuple[Value, Value]],
-    own: list[Array],
+    plan_memory: list[Array],
     arrays: dict[Value, Any],
 ) -> str:
     """The error in a plan, or "".
 
-    program   the calls from lowering the nodes
-    issued    those of the plan, with the arrays that they use
-    returned  the values that a run returns;  arrays: the arrays of those that have one before a run
-    assigned  in order, outside memory and the values that the program assigns to it
-    own       the plan's own memory
+    program       the calls from lowering the nodes
+    issued        those of the plan, with the arrays that they use
+    returned      the values that a run returns;  arrays: the arrays of those that have one before a run
+    assigned      in order, outside memory and the values that the program assigns to it
+    plan_memory   the blocks of the plan
     """
-    if [c for c in program if c.draws] != [c for one in issued for c in one.call.parts if c.draws]:
+    if [c for c in program if c.draws] != [c for entry in issued for c in entry.call.parts if c.draws]:
         return "random numbers are not drawn in the order of the program"
-    if [c for c in program if c.meets] != [c for one in issued for c in one.call.parts if c.meets]:
+    if [c for c in program if c.meets] != [c for entry in issued for c in entry.call.parts if c.meets]:
         return "ranks do not meet in the order of the program"
     at = 0
     try:
-        computed = {v.root for one in issued if not isinstance(one.call, Assign) for v in one.call.outputs}
-        checker = Checker(Meaning(program), assigned, own, computed)
-        for at, one in enumerate(issued, 1):  # noqa: B007
-            checker.call(one)
+        computed = {v.root for entry in issued if not isinstance(entry.call, Assign) for v in entry.call.outputs}
+        checker = Checker(Meaning(program), assigned, plan_memory, computed)
+        for at, entry in enumerate(issued, 1):  # noqa: B007
+            checker.call(entry)
         at = 0
         checker.ended(returned, arrays)
     except Fault as fault:
-        return f"call {at} of {len(issued)}{made_at(issued[at - 1].call)}, {fault}" if at else str(fault)
+        return f"call {at} of {len(issued)}{location_of(issued[at - 1].call)}, {fault}" if at else str(fault)
     return ""
 
 
-def made_at(call: Call) -> str:
+def location_of(call: Call) -> str:
     """ " (0.linear at model.py:14)": where a call comes from."""
     if not call.nodes:
         return ""
@@ -79,20 +79,22 @@ def made_at(call: Call) -> str:
 class Checker:
     """The state of one check."""
 
-    def __init__(self, meaning: Meaning, assigned: list[tuple[Value, Value]], own: list[Array], computed: set[Value]) -> None:
+    def __init__(
+        self, meaning: Meaning, assigned: list[tuple[Value, Value]], plan_memory: list[Array], computed: set[Value]
+    ) -> None:
         self.meaning = meaning
         self.places: dict[int, tuple[Array, Place]] = {}  # by id of the array
         self.expected: dict[tuple[Value, int], tuple[Place, Content | Memory]] = {}  # by value and id of the array
         self.memory = Memory({})
-        self.made: set[Value] = set()  # arrays allocated by operations: see Apply
+        self.allocated: set[Value] = set()  # arrays allocated by operations: see Apply
         self.assigned, self.computed = assigned, computed
-        self.given: dict[Value, list[Value]] = {}  # assigned values to their targets
+        self.targets: dict[Value, list[Value]] = {}  # assigned values to their targets
         for target, value in assigned:
-            self.given.setdefault(value.root, []).append(target)
+            self.targets.setdefault(value.root, []).append(target)
         self.regions = Regions([self.place(target.array) for target, _ in assigned])
-        self.then: dict[tuple[int, ...], Memory] = {}  # outside memory after some of the assignments
-        blocks = [self.place(block) for block in own]
-        self.own = Regions(blocks)
+        self.outside_after: dict[tuple[int, ...], Memory] = {}  # outside memory after some of the assignments
+        blocks = [self.place(block) for block in plan_memory]
+        self.plan_memory = Regions(blocks)
         if any(a.meets(b) for a, b in pairwise(sorted(blocks))):
             raise Fault("two blocks of the plan's memory overlap")
         for block in blocks:
@@ -107,21 +109,21 @@ class Checker:
         """Whether two arrays are the same memory with the same layout."""
         if a is None or b is None:
             return False
-        one, two = self.place(a), self.place(b)
-        return one == two and a.shape == b.shape and a.dtype == b.dtype
+        first, second = self.place(a), self.place(b)
+        return first == second and a.shape == b.shape and a.dtype == b.dtype
 
-    def call(self, one: Issued) -> None:
-        if not one.lines:
-            raise Fault(f"{one.call.name} is never run")
-        for call in one.call.parts:
-            if wrong := self.meaning.wrong(call):
-                raise Fault(wrong)
-        if one.loop is not None:
-            self.loop(one, one.loop)
+    def call(self, issued: Issued) -> None:
+        if not issued.lines:
+            raise Fault(f"{issued.call.name} is never run")
+        for call in issued.call.parts:
+            if error := self.meaning.error_in(call):
+                raise Fault(error)
+        if issued.loop is not None:
+            self.loop(issued, issued.loop)
             return
-        self.over_operands(one, [self.read(one.call, v, one.arrays[v]) for v in one.call.reads])
-        for v in one.call.outputs:
-            self.write(one, v)
+        self.over_operands(issued, [self.read(issued.call, v, issued.arrays[v]) for v in issued.call.reads])
+        for v in issued.call.outputs:
+            self.write(issued, v)
 
     # Reading
 
@@ -131,12 +133,12 @@ class Checker:
             root = v.root
             if root.kind == "argument":
                 return None
-            if root not in self.made:
+            if root not in self.allocated:
                 raise Fault(f"{call.name} reads {describe(v)}, which has not been computed")
             return None
         place, content = self.expected.get((v, id(array))) or self.expect(call, v, array)
-        if not self.memory.holds(place, content) and (bad := self.memory.differs(array, place, content)) is not None:
-            raise Fault(f"{call.name} reads {describe(v)} where {lying_there(*bad)}")
+        if not self.memory.holds(place, content) and (difference := self.memory.differs(array, place, content)) is not None:
+            raise Fault(f"{call.name} reads {describe(v)} where {describe_contents(*difference)}")
         return place
 
     def expect(self, call: Call, v: Value, array: Array) -> tuple[Place, Content | Memory]:
@@ -144,11 +146,11 @@ class Checker:
         outside value must be in the outside memory itself."""
         place, root = self.place(array), v.root
         if v.base is None and root.array is None:
-            offset, alike = 0, bool(array.flags.c_contiguous)
+            offset, has_same_layout = 0, bool(array.flags.c_contiguous)
         else:
             offset, strides = position(v)
-            alike = place.strides == strides or array.size < 2
-        if not alike or array.shape != v.shape or array.dtype != v.dtype:
+            has_same_layout = place.strides == strides or array.size < 2
+        if not has_same_layout or array.shape != v.shape or array.dtype != v.dtype:
             raise Fault(f"{call.name} reads {describe(v)} as {array.shape} {array.dtype}, whose layout differs")
         if root.array is not None and array.size and place.first != address(root.array) + offset:
             raise Fault(f"{call.name} reads {describe(v)} from memory other than the outside array")
@@ -162,16 +164,16 @@ class Checker:
 
     def outside(self, place: Place, after: int) -> Content | Memory:
         """The content of outside memory after a number of assignments."""
-        made = tuple(i for i in self.regions.meeting(place) if i < after)
-        if not made:
+        earlier = tuple(i for i in self.regions.meeting(place) if i < after)
+        if not earlier:
             return INITIAL
-        if made not in self.then:
-            memory = self.then[made] = Memory(self.memory.numbers)
-            for i in made:
+        if earlier not in self.outside_after:
+            memory = self.outside_after[earlier] = Memory(self.memory.numbers)
+            for i in earlier:
                 target, value = self.assigned[i]
-                there = self.place(target.array)
-                memory.put(target.array, there, self.copied(value, target.array))
-        return self.then[made]
+                target_place = self.place(target.array)
+                memory.put(target.array, target_place, self.copied(value, target.array))
+        return self.outside_after[earlier]
 
     def copied(self, v: Value, array: Array) -> Content:
         """The content of an array to which a value has been copied."""
@@ -181,80 +183,84 @@ class Checker:
 
     # Writing
 
-    def over_operands(self, one: Issued, operands: list[Place | None]) -> None:
+    def over_operands(self, issued: Issued, operands: list[Place | None]) -> None:
         """Check overlaps of results with operands and with each other. operands: the places of those that are values."""
-        call = one.call
-        results = [None if (array := one.arrays[v]) is None else self.place(array) for v in call.outputs]
+        call = issued.call
+        results = [None if (array := issued.arrays[v]) is None else self.place(array) for v in call.outputs]
         for k, place in enumerate(results):
             if place is None:
                 continue
-            for v, there in zip(call.reads, operands, strict=True):
-                if there is None or not there.meets(place) or not self.meet(one.arrays[v], one.arrays[call.outputs[k]]):
+            for v, operand_place in zip(call.reads, operands, strict=True):
+                if (
+                    operand_place is None
+                    or not operand_place.meets(place)
+                    or not self.meet(issued.arrays[v], issued.arrays[call.outputs[k]])
+                ):
                     continue
                 j = call.inputs.index(v)
-                if not (self.same(one.arrays[v], one.arrays[call.outputs[k]]) and j in call.overlays(k)):
+                if not (self.same(issued.arrays[v], issued.arrays[call.outputs[k]]) and j in call.overlays(k)):
                     raise Fault(f"{call.name} writes result {k} over operand {j}, which it still reads")
-                if one.shared.get(k) != j and not isinstance(call, Accumulate):
+                if issued.shared.get(k) != j and not isinstance(call, Accumulate):
                     raise Fault(f"{call.name} writes result {k} over operand {j}, which is not declared as shared")
             for i, other in enumerate(results[:k]):
-                if other is not None and self.meet(one.arrays[call.outputs[i]], one.arrays[call.outputs[k]]):
+                if other is not None and self.meet(issued.arrays[call.outputs[i]], issued.arrays[call.outputs[k]]):
                     raise Fault(f"{call.name} writes two results to the same memory")
 
     def meet(self, a: Array, b: Array) -> bool:
         """Whether two arrays have bytes in common."""
-        one, two = self.place(a), self.place(b)
-        if not one.meets(two) or (one.dense and two.dense):
-            return one.meets(two)
-        both = Memory({})
-        both.put(a, one, GARBAGE)
-        return both.differs(b, two, INITIAL) is not None
+        first, second = self.place(a), self.place(b)
+        if not first.meets(second) or (first.dense and second.dense):
+            return first.meets(second)
+        memory = Memory({})
+        memory.put(a, first, GARBAGE)
+        return memory.differs(b, second, INITIAL) is not None
 
-    def write(self, one: Issued, v: Value) -> None:
-        call, array, root = one.call, one.arrays[v], v.root
+    def write(self, issued: Issued, v: Value) -> None:
+        call, array, root = issued.call, issued.arrays[v], v.root
         if array is None:
             if root.kind != "fresh":
                 raise Fault(f"{call.name} writes {describe(v)}, which has no memory")
-            self.made.add(root)
+            self.allocated.add(root)
             return
         if isinstance(call, Assign):
             (value,) = call.inputs
-            if not any(self.same(t.array, array) for t, given in self.assigned if given is value):
+            if not any(self.same(t.array, array) for t, source in self.assigned if source is value):
                 raise Fault(f"{call.name} writes to outside memory that the program does not assign")
             self.memory.put(array, self.place(array), self.copied(value, array))
             return
         place, content = self.expected.get((v, id(array))) or self.expect(call, v, array)
         if root.kind in ("number", "argument") or isinstance(content, Memory):
             raise Fault(f"{call.name} writes to an input")
-        if not self.own.cover(place):  # it is assigned, or a part of an assigned value
-            to = [self.place(t.array) for t in self.given.get(root, []) if t.shape == root.shape]
-            if not any(content[1] == there.first and there.dense for there in to):
+        if not self.plan_memory.cover(place):  # it is assigned, or a part of an assigned value
+            targets = [self.place(t.array) for t in self.targets.get(root, []) if t.shape == root.shape]
+            if not any(content[1] == target.first and target.dense for target in targets):
                 raise Fault(f"{call.name} writes {describe(v)} to memory that is neither the plan's nor assigned")
         self.memory.put(array, place, content)
 
     # Loops
 
-    def loop(self, one: Issued, parts: Parts) -> None:
+    def loop(self, issued: Issued, parts: Parts) -> None:
         """Check a loop over parts of the samples, in threads: each starts with undefined memory."""
-        call, loop, n = one.call, parts.loop, parts.loop.split.samples
+        call, loop, n = issued.call, parts.loop, parts.loop.split.samples
         ends = sorted((part.start, part.stop) for work in parts.work for part in work)
-        whole = bool(ends) and ends[0][0] == 0 and ends[-1][1] == n and all(a < b for a, b in ends)
-        if not whole or any(a[1] != b[0] for a, b in pairwise(ends)):
+        is_complete = bool(ends) and ends[0][0] == 0 and ends[-1][1] == n and all(a < b for a, b in ends)
+        if not is_complete or any(a[1] != b[0] for a, b in pairwise(ends)):
             raise Fault(f"{call.name}: the parts {ends} do not cover {n} samples exactly once")
-        self.over_operands(one, [self.read(call, v, one.arrays[v]) for v in call.reads])
+        self.over_operands(issued, [self.read(call, v, issued.arrays[v]) for v in call.reads])
         if parts.sliced != [v in loop.split.has_rows for v in parts.inputs]:
             raise Fault(f"{call.name}: a value without rows is split into parts, or one with rows is not")
         if len(parts.totals) != len(parts.work) or any(len(t) != len(loop.totals) for t in parts.totals):
             raise Fault(f"{call.name}: not every thread has memory for its sums")
         for v, array in zip((*loop.totals, *loop.spread), (*parts.totals[0], *parts.spread), strict=True):
-            if not self.same(one.arrays[v], array):
+            if not self.same(issued.arrays[v], array):
                 raise Fault(f"{call.name}: {describe(v)} is not written where it is read")
         merged = [(total, other) for others in parts.totals[1:] for total, other in zip(parts.totals[0], others, strict=True)]
         if [(id(a), id(b)) for a, b in parts.merged] != [(id(a), id(b)) for a, b in merged]:
             raise Fault(f"{call.name}: the sums of the threads are not each added exactly once")
         blocks = [self.place(block) for private in parts.private for block in private]
-        if not all(map(self.own.cover, blocks)):
+        if not all(map(self.plan_memory.cover, blocks)):
             raise Fault(f"{call.name}: memory of a thread is not the plan's")
-        blocks += [self.place(one.arrays[v]) for v in call.outputs]
+        blocks += [self.place(issued.arrays[v]) for v in call.outputs]
         if any(a.meets(b) for a, b in pairwise(sorted(blocks))):
             raise Fault(f"{call.name}: two threads, or two values, share memory")
         for i, work in enumerate(parts.work):
@@ -264,77 +270,77 @@ class Checker:
             for part in {(id(part.issued), part.first, part.stop - part.start): part for part in work}.values():
                 self.part(call, parts, part, i)
         for v in call.outputs:
-            self.write(one, v)
+            self.write(issued, v)
 
     def part(self, call: Call, parts: Parts, part: Part, thread: int) -> None:
         """Check one part of the samples, in one thread."""
         self.narrowed(call, parts, part)
-        before = self.memory, self.made
-        self.memory, self.made = self.memory.copy(), set(self.made)
+        before = self.memory, self.allocated
+        self.memory, self.allocated = self.memory.copy(), set(self.allocated)
         totals = dict(zip(parts.loop.totals, parts.totals[thread], strict=True))
         blocks = [self.place(block) for block in (*parts.private[thread], *totals.values())]
-        mine = Regions(blocks)
+        thread_memory = Regions(blocks)
         for block in blocks:
             self.memory.fill(block.start, block.stop, GARBAGE)
-        so_far = {
+        previous_sums = {
             v: ("the sum of the previous parts", self.place(total).first) for v, total in totals.items() if not part.first
         }
-        for v, content in so_far.items():
+        for v, content in previous_sums.items():
             self.memory.put(totals[v], self.place(totals[v]), content)
-        done: list[Value] = []
-        for one in part.issued:
-            if not one.lines:
-                raise Fault(f"{call.name}: {one.call.name} is never run")
-            if isinstance(one.call, Accumulate):
-                total, v = one.call.inputs
-                (after,) = one.call.outputs
-                if v not in so_far or not all(self.same(one.arrays[x], totals[v]) for x in (total, after)):
+        added: list[Value] = []
+        for issued in part.issued:
+            if not issued.lines:
+                raise Fault(f"{call.name}: {issued.call.name} is never run")
+            if isinstance(issued.call, Accumulate):
+                total, v = issued.call.inputs
+                (after,) = issued.call.outputs
+                if v not in previous_sums or not all(self.same(issued.arrays[x], totals[v]) for x in (total, after)):
                     raise Fault(f"{call.name}: a sum is added to a different array")
-                self.read(one.call, v, one.arrays[v])
-                if self.memory.differs(totals[v], self.place(totals[v]), so_far[v]) is not None:
+                self.read(issued.call, v, issued.arrays[v])
+                if self.memory.differs(totals[v], self.place(totals[v]), previous_sums[v]) is not None:
                     raise Fault(f"{call.name}: the sum of the previous parts is overwritten")
-                done.append(v)
+                added.append(v)
                 continue
-            for v in one.call.outputs:
-                if (array := one.arrays[v]) is not None and not mine.cover(self.place(array)):
-                    raise Fault(f"{call.name}: {one.call.name} writes to memory that is not its thread's")
-            self.one_of_part(one)
-        if sorted(map(id, done)) != sorted(map(id, so_far)):
+            for v in issued.call.outputs:
+                if (array := issued.arrays[v]) is not None and not thread_memory.cover(self.place(array)):
+                    raise Fault(f"{call.name}: {issued.call.name} writes to memory that is not its thread's")
+            self.one_of_part(issued)
+        if sorted(map(id, added)) != sorted(map(id, previous_sums)):
             raise Fault(f"{call.name}: not every sum of a part is added exactly once")
         for v, total in totals.items() if part.first else ():
             self.read(call, v, total)
-        self.memory, self.made = before
+        self.memory, self.allocated = before
 
     def narrowed(self, call: Call, parts: Parts, part: Part) -> None:
         """Check that a part runs the calls of the loop, on values with the part's number of rows."""
         rows, split = part.stop - part.start, parts.loop.split
-        calls = [one.call for one in part.issued if not isinstance(one.call, Accumulate)]
+        calls = [issued.call for issued in part.issued if not isinstance(issued.call, Accumulate)]
         if len(calls) != len(parts.loop.calls):
             raise Fault(f"{call.name}: {len(calls)} of {len(parts.loop.calls)} kernels run on a part")
         for narrow, wide in zip(calls, parts.loop.calls, strict=True):
-            same = all(vars(narrow)[key] is x for key, x in vars(wide).items() if key not in ("inputs", "outputs", "shape"))
-            if not same or (isinstance(narrow, ChainCall) and narrow.shape != (rows, *narrow.shape[1:])):
+            is_same = all(vars(narrow)[key] is x for key, x in vars(wide).items() if key not in ("inputs", "outputs", "shape"))
+            if not is_same or (isinstance(narrow, ChainCall) and narrow.shape != (rows, *narrow.shape[1:])):
                 raise Fault(f"{call.name}: {narrow.name} runs on a part, instead of {wide.name}")
-            for v, whole in zip((*narrow.inputs, *narrow.outputs), (*wide.inputs, *wide.outputs), strict=True):
-                shape = getattr(whole, "shape", None)
-                if whole in split.has_rows:
-                    shape = (rows, *whole.shape[1:])
-                elif whole in split.has_columns:
-                    shape = (*whole.shape[:-1], rows)
-                elif v is not whole:
+            for v, wide_value in zip((*narrow.inputs, *narrow.outputs), (*wide.inputs, *wide.outputs), strict=True):
+                shape = getattr(wide_value, "shape", None)
+                if wide_value in split.has_rows:
+                    shape = (rows, *wide_value.shape[1:])
+                elif wide_value in split.has_columns:
+                    shape = (*wide_value.shape[:-1], rows)
+                elif v is not wide_value:
                     raise Fault(f"{call.name}: {narrow.name} runs on different values for a part")
                 if getattr(v, "shape", None) != shape:
                     raise Fault(f"{call.name}: samples {part.start} to {part.stop} are computed by a kernel for {v.shape}")
 
-    def one_of_part(self, one: Issued) -> None:
+    def one_of_part(self, issued: Issued) -> None:
         """Check a call of a part. Rows of the loop's results are only known in a run; they are read after they are written."""
-        rows = {v.root for v in one.call.outputs if one.arrays[v] is None and v.root.kind != "fresh"}
-        self.over_operands(one, [self.read(one.call, v, one.arrays[v]) for v in one.call.reads])
-        for v in one.call.outputs:
+        rows = {v.root for v in issued.call.outputs if issued.arrays[v] is None and v.root.kind != "fresh"}
+        self.over_operands(issued, [self.read(issued.call, v, issued.arrays[v]) for v in issued.call.reads])
+        for v in issued.call.outputs:
             if v.root in rows:
-                self.made.add(v.root)
+                self.allocated.add(v.root)
             else:
-                self.write(one, v)
+                self.write(issued, v)
 
     # Final state
 
@@ -365,12 +371,12 @@ class Regions:
 
     def meeting(self, place: Place) -> list[int]:
         """The indices of the places in the regions that a place overlaps, in order."""
-        found: list[int] = []
+        indices: list[int] = []
         for k in range(max(bisect_right(self.starts, place.start) - 1, 0), len(self.starts)):
             if self.starts[k] >= place.stop:
                 break
-            found += self.members[k] if place.start < self.stops[k] else []
-        return sorted(found)
+            indices += self.members[k] if place.start < self.stops[k] else []
+        return sorted(indices)
 
     def cover(self, place: Place) -> bool:
         """Whether a place is inside one region; empty places always are."""
@@ -386,33 +392,33 @@ def position(v: Value) -> tuple[int, tuple[int, ...]]:
     The owner is C-contiguous, unless it is outside memory.
     """
     first, *others = reversed(lineage(v))
-    seen = first.array
-    if seen is None:
+    array = first.array
+    if array is None:
         strides = [first.dtype.itemsize] * len(first.shape)
         for i in range(len(strides) - 2, -1, -1):
             strides[i] = strides[i + 1] * first.shape[i + 1]
         if not others:
             return 0, tuple([stride for n, stride in zip(v.shape, strides, strict=True) if n > 1])
-        seen = np.lib.stride_tricks.as_strided(np.empty(1, first.dtype), first.shape, strides)
-    start = address(seen)
-    for one in others:
-        assert one.look is not None
-        seen = one.look(seen, one.shape)
-    return address(seen) - start, strides_of(seen)
+        array = np.lib.stride_tricks.as_strided(np.empty(1, first.dtype), first.shape, strides)
+    start = address(array)
+    for view in others:
+        assert view.look is not None
+        array = view.look(array, view.shape)
+    return address(array) - start, strides_of(array)
 
 
 def describe(v: Value) -> str:
     return f"{v.shape} {v.dtype}"
 
 
-def lying_there(content: Content, wanted: Content) -> str:
+def describe_contents(actual: Content, expected: Content) -> str:
     """A description of the wrong content."""
-    if content is GARBAGE or (content is INITIAL and wanted is not INITIAL):
+    if actual is GARBAGE or (actual is INITIAL and expected is not INITIAL):
         return "nothing has been written yet"
-    if content[0] is wanted[0]:
+    if actual[0] is expected[0]:
         return "its elements are elsewhere"
-    if content is INITIAL:
+    if actual is INITIAL:
         return "the initial value is"
-    node = getattr(content[0], "node", None)
-    made = f" ({node.op.name})" if node is not None else ""
-    return f"another value{made} of {getattr(content[0], 'shape', '')} is by then"
+    node = getattr(actual[0], "node", None)
+    op_name = f" ({node.op.name})" if node is not None else ""
+    return f"another value{op_name} of {getattr(actual[0], 'shape', '')} is by then"

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tensorgrad.compiler import verify
-from tensorgrad.compiler.containers import arguments, as_tensors, inventory, taken_apart, with_leaves
+from tensorgrad.compiler.containers import arguments, as_tensors, flattened, inventory, with_leaves
 from tensorgrad.compiler.guards import Guards
 from tensorgrad.compiler.history import connected
 from tensorgrad.compiler.plan import Plan
@@ -544,7 +544,7 @@ class Compiled:
                     f"compiled: {self.name} reads {changed.name or 'an outside array'} {changed.shape}, which was "
                     f"changed later; a gradient would use its new values. Change it after backward(), or make it an argument"
                 )
-            return taken_apart(self.call_step(*copies))[0][i]
+            return flattened(self.call_step(*copies))[0][i]
 
         linked = list(results)
         for i in dependencies.results:

@@ -113,36 +113,36 @@ def sequence(kind: Any, parts: list[Any]) -> Any:
     """A list or tuple of this type, whatever its constructor expects."""
     if issubclass(kind, tuple):
         return tuple.__new__(kind, parts)
-    made = kind.__new__(kind)
-    list.extend(made, parts)
-    return made
+    instance = kind.__new__(kind)
+    list.extend(instance, parts)
+    return instance
 
 
-def like(value: Any, made: Any) -> Any:
+def like(value: Any, instance: Any) -> Any:
     """`made`, with the attributes of `value`."""
     if hasattr(value, "__dict__"):
-        made.__dict__.update(vars(value))
-    return made
+        instance.__dict__.update(vars(value))
+    return instance
 
 
 def mapping(like: dict[Any, Any], parts: dict[Any, Any]) -> Any:
     """A dict like `like`, with other values."""
     if type(like) is dict:
         return parts
-    made = like.copy()  # a defaultdict keeps its default
-    made.update(parts)
-    return made
+    copy = like.copy()  # a defaultdict keeps its default
+    copy.update(parts)
+    return copy
 
 
 def record(kind: type, parts: dict[str, Any]) -> Any:
     """A dataclass instance with these values."""
-    made: Any = object.__new__(kind)
+    instance: Any = object.__new__(kind)
     for name, part in parts.items():
-        object.__setattr__(made, name, part)
-    return made
+        object.__setattr__(instance, name, part)
+    return instance
 
 
-def taken_apart(value: Any, where: str = "") -> tuple[list[Tensor], Callable[[list[Any]], Any], Any]:
+def flattened(value: Any, where: str = "") -> tuple[list[Tensor], Callable[[list[Any]], Any], Any]:
     """The Tensors in nested tuples, lists, dicts and dataclasses; a function that rebuilds the value from replacements; and
     everything else, to be compared between calls.
 
@@ -158,17 +158,17 @@ def taken_apart(value: Any, where: str = "") -> tuple[list[Tensor], Callable[[li
             tensors.append(v)
             return (lambda values: values[i]), Tensor
         if isinstance(v, dict):
-            found = {key: visit(part) for key, part in v.items()}
+            items = {key: visit(part) for key, part in v.items()}
             shell = mapping(v, dict.fromkeys(v))  # without the Tensors
-            build = lambda values: mapping(shell, {key: make(values) for key, (make, _) in found.items()})  # noqa: E731
-            return build, (type(v), {key: plain for key, (_, plain) in found.items()})
+            build = lambda values: mapping(shell, {key: make(values) for key, (make, _) in items.items()})  # noqa: E731
+            return build, (type(v), {key: plain for key, (_, plain) in items.items()})
         if isinstance(v, (tuple, list)):
             kind, parts = type(v), [visit(part) for part in v]
             return (lambda values: sequence(kind, [make(values) for make, _ in parts])), (kind, [plain for _, plain in parts])
         if dataclasses.is_dataclass(v) and not isinstance(v, type):
-            of, fields = type(v), {f.name: visit(getattr(v, f.name)) for f in dataclasses.fields(v)}
-            build = lambda values: record(of, {name: make(values) for name, (make, _) in fields.items()})  # noqa: E731
-            return build, (of, {name: plain for name, (_, plain) in fields.items()})
+            record_type, fields = type(v), {f.name: visit(getattr(v, f.name)) for f in dataclasses.fields(v)}
+            build = lambda values: record(record_type, {name: make(values) for name, (make, _) in fields.items()})  # noqa: E731
+            return build, (record_type, {name: plain for name, (_, plain) in fields.items()})
         if isinstance(v, (*PLAIN, numbers.Number, enum.Enum)):
             return (lambda values: v), repr(v)
         what = "an array" if is_array(v) else f"a {type(v).__name__}"

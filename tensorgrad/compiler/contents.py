@@ -79,9 +79,9 @@ class Memory:
         self.pieces: list[tuple[int, int, Content | Mosaic]] = []
 
     def copy(self) -> Memory:
-        made = Memory(self.numbers)
-        made.starts, made.pieces = list(self.starts), list(self.pieces)
-        return made
+        copy = Memory(self.numbers)
+        copy.starts, copy.pieces = list(self.starts), list(self.pieces)
+        return copy
 
     def put(self, array: Array, place: Place, content: Content) -> None:
         """Set the content of the elements of an array at a place; gaps between them are unchanged."""
@@ -98,13 +98,13 @@ class Memory:
         if start == stop:
             return
         i = j = self.first(start)
-        left = []
+        remaining = []
         while j < len(self.pieces) and self.pieces[j][0] < stop:
             a, b, before = self.pieces[j]
-            left += [(a, start, before)] if a < start else []
-            left += [(stop, b, before)] if b > stop else []
+            remaining += [(a, start, before)] if a < start else []
+            remaining += [(stop, b, before)] if b > stop else []
             j += 1
-        new = sorted([*left, (start, stop, content)], key=lambda piece: piece[0])
+        new = sorted([*remaining, (start, stop, content)], key=lambda piece: piece[0])
         self.pieces[i:j] = new
         self.starts[i:j] = [piece[0] for piece in new]
 
@@ -132,34 +132,34 @@ class Memory:
             return before and (i + 1 == len(self.starts) or self.starts[i + 1] >= place.stop)
         return i >= 0 and place.stop <= self.pieces[i][1] and self.pieces[i][2] == content
 
-    def differs(self, array: Array, place: Place, wanted: Content | Memory) -> tuple[Content, Content] | None:
+    def differs(self, array: Array, place: Place, expected: Content | Memory) -> tuple[Content, Content] | None:
         """The actual and the expected content of an array's elements, if they differ, else None. Expected is a content or
         another memory."""
         start, stop = place.start, place.stop
         if start == stop:
             return None
-        if not isinstance(wanted, Memory):
-            bad: Any = next((content for _, _, content in self.between(start, stop) if content != wanted), wanted)
-            if bad is wanted or (place.dense and not isinstance(bad, Mosaic)):
-                return None if bad is wanted else (bad, wanted)
-        elif wanted.agrees(self, start, stop):
+        if not isinstance(expected, Memory):
+            actual: Any = next((content for _, _, content in self.between(start, stop) if content != expected), expected)
+            if actual is expected or (place.dense and not isinstance(actual, Mosaic)):
+                return None if actual is expected else (actual, expected)
+        elif expected.agrees(self, start, stop):
             return None
-        unit = math.gcd(self.unit(array, start, stop), wanted.unit(array, start, stop) if isinstance(wanted, Memory) else 0)
-        is_here = elements(self.cut(start, stop, unit), array, place, unit)
-        if isinstance(wanted, Memory):
-            is_wanted = elements(wanted.cut(start, stop, unit), array, place, unit)
+        unit = math.gcd(self.unit(array, start, stop), expected.unit(array, start, stop) if isinstance(expected, Memory) else 0)
+        actual_numbers = elements(self.cut(start, stop, unit), array, place, unit)
+        if isinstance(expected, Memory):
+            expected_numbers = elements(expected.cut(start, stop, unit), array, place, unit)
         else:
-            is_wanted = np.broadcast_to(np.int32(self.number(wanted)), is_here.shape)
-        wrong = is_here != is_wanted
-        if not wrong.any():
+            expected_numbers = np.broadcast_to(np.int32(self.number(expected)), actual_numbers.shape)
+        is_wrong = actual_numbers != expected_numbers
+        if not is_wrong.any():
             return None
         names = list(self.numbers)
-        return names[is_here[wrong][0]], names[is_wanted[wrong][0]]
+        return names[actual_numbers[is_wrong][0]], names[expected_numbers[is_wrong][0]]
 
     def agrees(self, other: Memory, start: int, stop: int) -> bool:
         """Whether two memories have the same, not alternating, contents between two addresses."""
         for a, b, content in self.between(start, stop):
-            if isinstance(content, Mosaic) or any(there != content for _, _, there in other.between(a, b)):
+            if isinstance(content, Mosaic) or any(other_content != content for _, _, other_content in other.between(a, b)):
                 return False
         return True
 
@@ -179,11 +179,11 @@ class Memory:
 
     def cut(self, start: int, stop: int, unit: int) -> Array:
         """The numbers of the contents between two addresses."""
-        found = np.empty((stop - start) // unit, np.int32)
+        numbers = np.empty((stop - start) // unit, np.int32)
         for a, b, content in self.between(start, stop):
             part = content.cut(a, b, unit) if isinstance(content, Mosaic) else self.number(content)
-            found[(a - start) // unit : (b - start) // unit] = part
-        return found
+            numbers[(a - start) // unit : (b - start) // unit] = part
+        return numbers
 
 
 def elements(numbers: Array, array: Array, place: Place, unit: int) -> Array:

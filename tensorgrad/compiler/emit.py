@@ -28,12 +28,12 @@ FILE = "<tensorgrad plan>"  # file name of the functions of plans in tracebacks
 class Clock:
     """Adds up the seconds of calls. stands_for: copies of calls to the original ones;  threads: the number that run them."""
 
-    def __init__(self, seconds: dict[Call, float], stands_for: dict[Call, Call] | None = None, threads: int = 1) -> None:
-        self.seconds, self.stands_for, self.threads = seconds, stands_for or {}, threads
+    def __init__(self, seconds: dict[Call, float], originals: dict[Call, Call] | None = None, threads: int = 1) -> None:
+        self.seconds, self.originals, self.threads = seconds, originals or {}, threads
 
     def took(self, call: Call, since: float) -> float:
         now = time.perf_counter()
-        call = self.stands_for.get(call, call)
+        call = self.originals.get(call, call)
         self.seconds[call] = self.seconds.get(call, 0.0) + (now - since) / self.threads
         return time.perf_counter()
 
@@ -81,7 +81,7 @@ class Emitter:
         self.names: dict[Value, str] = dict(parameters)
         self.parameters = list(parameters.values())
         self.arrays, self.layout = arrays, layout
-        self.bound: dict[str, Any] = {}
+        self.bindings: dict[str, Any] = {}
         self.by_id: dict[int, str] = {}
         self.threads = threads
         self.body = Lines(threads=threads)
@@ -95,14 +95,14 @@ class Emitter:
             if value.contiguous:  # parameters of a loop can be views of results of operations, which may have gaps
                 self.body.operands[name] = Operand(Form.contiguous(value.dtype, value.shape), name)
 
-    def bind(self, prefix: str, thing: Any) -> str:
+    def bind(self, prefix: str, obj: Any) -> str:
         """A name bound to an array, a kernel or a function."""
-        if id(thing) not in self.by_id:
-            name = self.by_id[id(thing)] = f"{prefix}{len(self.bound)}"
-            self.bound[name] = thing
-            if isinstance(thing, np.ndarray):
-                self.body.operands[name] = Operand(Form.of(thing), array=thing)
-        return self.by_id[id(thing)]
+        if id(obj) not in self.by_id:
+            name = self.by_id[id(obj)] = f"{prefix}{len(self.bindings)}"
+            self.bindings[name] = obj
+            if isinstance(obj, np.ndarray):
+                self.body.operands[name] = Operand(Form.of(obj), array=obj)
+        return self.by_id[id(obj)]
 
     def write(self, function: str, arguments: list[str]) -> None:
         """Append a line that calls a function with arrays and integers, all by their names in the function."""
@@ -198,14 +198,14 @@ class Emitter:
     def finish(self, results: list[Value]) -> tuple[str, Callable[..., Any]]:
         """The source, and the function: of the parameters, to a tuple of copies of the results."""
         last = f"return ({''.join(f'{self.name(v)}.copy(), ' for v in results)})"
-        lines_and_programs = self.body.join(self.bind, self.bound, last)
+        lines_and_programs = self.body.join(self.bind, self.bindings, last)
         self.origins = [line.origin for line in lines_and_programs]
         if len(self.body.programs) == sum(not line.is_comment for line in lines_and_programs) == 1:
             self.program = self.body.programs[0]
         lines = [*(["since = now()"] if self.clock else []), *(line.text for line in lines_and_programs), last]
         body = "\n".join(f"    {line}" for line in lines)
         source = f"def run({', '.join(self.parameters)}):\n{body}\n"
-        space = {**build.NAMESPACE, **self.bound, "now": time.perf_counter}
+        space = {**build.NAMESPACE, **self.bindings, "now": time.perf_counter}
         exec(compile(source, FILE, "exec"), space)
         return source, space["run"]
 
@@ -284,16 +284,16 @@ class Parts:
         sums; the others add to them."""
         rows, first = key
         loop, narrow = self.loop, Tile(self.loop, rows)
-        here: dict[Value, Any] = {v: array for v, array in self.known.items() if narrow.value(v) is v}
-        for v, copied in narrow.copies.items():
+        part_arrays: dict[Value, Any] = {v: array for v, array in self.known.items() if narrow.value(v) is v}
+        for v, narrowed in narrow.copies.items():
             if (wide := arrays.get(widest.value(v))) is not None:
-                here[copied] = wide[:rows]
-        here.update(zip(loop.totals, self.totals[thread] if first else self.partial[thread], strict=True))
+                part_arrays[narrowed] = wide[:rows]
+        part_arrays.update(zip(loop.totals, self.totals[thread] if first else self.partial[thread], strict=True))
         shared = {c: layout.shared[w] for c, w in zip(narrow.calls, widest.calls, strict=True) if w in layout.shared}
         names = {narrow.value(v): f"x{i}" for i, v in enumerate(self.inputs)}
         names |= {narrow.value(v): f"y{i}" for i, v in enumerate(loop.spread)}
         clock = None if self.clock is None else self.clock.for_copies(narrow.calls, loop.calls, self.threads)
-        emitter = Emitter(names, here, Layout(shared=shared), clock)
+        emitter = Emitter(names, part_arrays, Layout(shared=shared), clock)
         for c in narrow.calls:
             emitter.call(c)
         if not first:

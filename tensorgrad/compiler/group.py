@@ -19,7 +19,7 @@ class Group:
         self.shape, self.at = shape, at
         self.calls: list[Elementwise] = []
         self.sums: list[Reduction] = []
-        self.made: set[Value] = set()
+        self.computed: set[Value] = set()
         self.read: set[Value] = set()
 
     def is_full(self, call: Call) -> bool:
@@ -27,17 +27,17 @@ class Group:
         layers have equal chains, which are compiled once."""
         if 2 * self.length < thresholds.CHAIN:
             return False
-        return self.length >= thresholds.CHAIN or not any(v in self.made or v in self.read for v in call.reads)
+        return self.length >= thresholds.CHAIN or not any(v in self.computed or v in self.read for v in call.reads)
 
     @property
     def length(self) -> int:
         return len(self.calls) + len(self.sums)
 
-    def chain(self, wanted: set[Value]) -> ChainCall:
+    def chain(self, needed: set[Value]) -> ChainCall:
         """The chain as one call. wanted: the values that other calls read."""
         operands: dict[Value, None] = {}
         for call in (*self.calls, *self.sums):
-            operands |= {v: None for v in call.reads if v not in self.made}
+            operands |= {v: None for v in call.reads if v not in self.computed}
         registers = {v: i for i, v in enumerate(operands)}
         steps = []
         for call in self.calls:
@@ -45,7 +45,7 @@ class Group:
             out = call.outputs[0]
             steps.append(Step(call.name, inputs, dtype_name(out.dtype), call.quiet))
             registers[out] = len(operands) + len(steps) - 1
-        full = [call.outputs[0] for call in self.calls if call.outputs[0] in wanted]
+        full = [call.outputs[0] for call in self.calls if call.outputs[0] in needed]
         if self.calls and not full and all(v.shape != self.shape for v in operands):
             full = [self.calls[-1].outputs[0]]  # a kernel gets the number of rows from an array
         results = [(registers[v], "full") for v in full] + [(registers[call.inputs[0]], "sum") for call in self.sums]
@@ -79,16 +79,16 @@ def layout(value: Value, shape: Shape) -> str:
 def grouped(calls: list[Call], keep: set[Value]) -> list[Call]:
     """The calls, with elementwise ones replaced by chains. keep: values that outlive the calls."""
     slots: list[Call | Group] = []
-    made_at: dict[Value, int] = {}  # the slot after which a value and its views are complete
+    completed_at: dict[Value, int] = {}  # the slot after which a value and its views are complete
     group_of: dict[Value, Group] = {}
     open_groups: dict[Shape, Group] = {}
     assigns: list[int] = []  # the slots of assignments
 
     def ready(v: Value, group: Group) -> bool:
-        return v in group.made or made_at.get(v.root, -1) < group.at
+        return v in group.computed or completed_at.get(v.root, -1) < group.at
 
-    def made(v: Value, at: int) -> None:
-        made_at[v.root] = max(at, made_at.get(v.root, -1))
+    def complete(v: Value, at: int) -> None:
+        completed_at[v.root] = max(at, completed_at.get(v.root, -1))
 
     for call in calls:
         if isinstance(call, Assign):
@@ -102,80 +102,80 @@ def grouped(calls: list[Call], keep: set[Value]) -> list[Call]:
                     group = open_groups[shape] = Group(shape, len(slots))
                     slots.append(group)
                 group.calls.append(call)
-                group.made.add(call.outputs[0])
+                group.computed.add(call.outputs[0])
                 group.read.update(call.reads)
-                made(call.outputs[0], group.at)
+                complete(call.outputs[0], group.at)
                 group_of[call.outputs[0]] = group
                 continue
         if isinstance(call, Reduction) and call.is_column_sum:
-            found = group_of.get(call.inputs[0])
-            if found is None or open_groups.get(found.shape) is not found or found.length >= thresholds.CHAIN:
-                found = Group(call.inputs[0].shape, len(slots))
-                slots.append(found)
-            found.sums.append(call)
-            made(call.outputs[0], found.at)
+            sum_group = group_of.get(call.inputs[0])
+            if sum_group is None or open_groups.get(sum_group.shape) is not sum_group or sum_group.length >= thresholds.CHAIN:
+                sum_group = Group(call.inputs[0].shape, len(slots))
+                slots.append(sum_group)
+            sum_group.sums.append(call)
+            complete(call.outputs[0], sum_group.at)
             continue
         for v in call.outputs:
-            made(v, len(slots))
+            complete(v, len(slots))
         slots.append(call)
     read_by: dict[Value, set[int]] = {}
     for i, slot in enumerate(slots):
-        for seen in seen_by(slot):
-            read_by.setdefault(seen, set()).add(i)
+        for v in values_read_by(slot):
+            read_by.setdefault(v, set()).add(i)
     for i, slot in enumerate(slots):
         if isinstance(slot, Group) and slot.calls:
-            put_off(slot, i, slots, read_by, keep, assigns)
+            merge_into_reader(slot, i, slots, read_by, keep, assigns)
     result: list[Call] = []
     for i, slot in enumerate(slots):
         if isinstance(slot, Call):
             result.append(slot)
         elif slot.calls or slot.sums:
             # a view is read together with its base
-            wanted = {v for v in slot.made if v in keep or v.base is not None or read_by.get(v, set()) - {i}}
-            result.append(slot.chain(wanted))
+            needed = {v for v in slot.computed if v in keep or v.base is not None or read_by.get(v, set()) - {i}}
+            result.append(slot.chain(needed))
     return result
 
 
-def seen_by(slot: Call | Group) -> dict[Value, None]:
+def values_read_by(slot: Call | Group) -> dict[Value, None]:
     """The values that a call or group reads, and their bases."""
     calls: list[Call] = [*slot.calls, *slot.sums] if isinstance(slot, Group) else [slot]
-    return {seen: None for call in calls for v in call.reads for seen in lineage(v)}
+    return {base: None for call in calls for v in call.reads for base in lineage(v)}
 
 
-def put_off(
+def merge_into_reader(
     group: Group, i: int, slots: list[Call | Group], read_by: dict[Value, set[int]], keep: set[Value], assigns: list[int]
 ) -> None:
     """Merge this group into a later one of the same shape if nothing else reads it; its values are then not written."""
-    readers = set().union(*(read_by.get(v, set()) for v in group.made)) - {i}
-    if len(readers) != 1 or group.sums or any(v in keep or v.base is not None for v in group.made):
+    readers = set().union(*(read_by.get(v, set()) for v in group.computed)) - {i}
+    if len(readers) != 1 or group.sums or any(v in keep or v.base is not None for v in group.computed):
         return
     (j,) = readers
     later = slots[j]
     if not isinstance(later, Group) or later.shape != group.shape or not later.calls:
         return
-    reads = [v for call in (*later.calls, *later.sums) for v in call.reads if v not in group.made]
-    if any(seen in group.made for v in reads for seen in lineage(v)):  # read through a view
+    reads = [v for call in (*later.calls, *later.sums) for v in call.reads if v not in group.computed]
+    if any(base in group.computed for v in reads for base in lineage(v)):  # read through a view
         return
     if group.length + later.length > thresholds.CHAIN:  # compile time grows faster than the length of a kernel
         return
     if any(i < at < j for at in assigns):  # what it reads may have been assigned by then
         return
-    if holds_more(group, i, read_by):
+    if needs_more_memory(group, i, read_by):
         return
     later.calls = [*group.calls, *later.calls]
-    later.made |= group.made
-    for seen in seen_by(group):
-        read_by[seen].discard(i)
-        read_by[seen].add(j)
-    group.calls, group.made = [], set()
+    later.computed |= group.computed
+    for base in values_read_by(group):
+        read_by[base].discard(i)
+        read_by[base].add(j)
+    group.calls, group.computed = [], set()
 
 
-def holds_more(group: Group, i: int, read_by: dict[Value, set[int]]) -> bool:
+def needs_more_memory(group: Group, i: int, read_by: dict[Value, set[int]]) -> bool:
     """Whether merging would keep large inputs alive longer than the group's results: the terms of a long sum are added as they
     are computed."""
     nbytes = math.prod(group.shape) * 4
     if nbytes < thresholds.SLICE:
         return False
-    read = {v for call in group.calls for v in call.reads if v not in group.made and v.shape == group.shape}
+    read = {v for call in group.calls for v in call.reads if v not in group.computed and v.shape == group.shape}
     ending = [v for v in read if v.root.kind == "buffer" and max(read_by[v.root], default=i) == i]
     return len(ending) > 1

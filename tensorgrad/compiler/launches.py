@@ -33,7 +33,7 @@ class Launches:
         # non-blocking: while a blocking stream is captured, the default stream cannot be used
         self.stream = self.xp.cuda.Stream(non_blocking=True)
         self.pool = self.xp.cuda.MemoryPool()  # allocations inside the graph belong to it, including cuBLAS's workspace
-        weakref.finalize(self, give_back, self.device, self.stream.ptr, self.pool).atexit = False
+        weakref.finalize(self, release_memory, self.device, self.stream.ptr, self.pool).atexit = False
         self.graph: Any = None
         self.why_not = ""
         with self.in_order(), self.xp.cuda.using_allocator(self.pool.malloc):
@@ -46,8 +46,8 @@ class Launches:
 
     def __call__(self, *arguments: Array) -> tuple[Array, ...]:
         with self.device:
-            for own, given in zip(self.arguments, arguments, strict=True):
-                own[...] = given
+            for static, argument in zip(self.arguments, arguments, strict=True):
+                static[...] = argument
             if self.graph is not None:
                 self.graph.launch(self.xp.cuda.get_current_stream())
             else:
@@ -114,8 +114,8 @@ class Launches:
 
         def function(*arguments: Array) -> tuple[Array, ...]:
             with self.device:
-                for own, given in zip(self.arguments, arguments, strict=True):
-                    own[...] = given
+                for static, argument in zip(self.arguments, arguments, strict=True):
+                    static[...] = argument
                 with self.in_order():
                     for call, launch in self.launches:
                         self.stream.synchronize()
@@ -137,17 +137,17 @@ class Launches:
         """The array of a value; numbers are returned unchanged."""
         if not isinstance(value, Value):
             return value
-        found = resolve(value, self.arrays)
-        assert found is not None, f"{value} has no memory"
-        return found
+        array = resolve(value, self.arrays)
+        assert array is not None, f"{value} has no memory"
+        return array
 
     def shared(self, call: Call) -> dict[int, int]:
         """Result to operand of a call in the same memory; parameters are updated in place."""
         return shared_of(call, self.layout)
 
 
-def give_back(device: Any, stream: int, pool: Any) -> None:
+def release_memory(device: Any, stream: int, pool: Any) -> None:
     """Release a plan's device memory: a CuPy pool without references keeps its memory forever unless freed explicitly."""
     with device:
-        cublas.let_go(device.id, stream)
+        cublas.release(device.id, stream)
         pool.free_all_blocks()

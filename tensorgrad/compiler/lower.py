@@ -83,16 +83,16 @@ class Lowering:
         self.values: dict[Source, Value] = {}
         self.outside: dict[tuple[Any, ...], Value] = {}
         self.assigned: list[tuple[Value, Value]] = []
-        given = trace.inputs()
-        self.arguments = [Value(t.shape, t.dtype, "argument") for t in given]
-        self.values.update(zip(given, self.arguments, strict=True))
+        inputs = trace.inputs()
+        self.arguments = [Value(t.shape, t.dtype, "argument") for t in inputs]
+        self.values.update(zip(inputs, self.arguments, strict=True))
         self.numbers: list[Numbers] = []
         for compute, leaves in trace.numbers:
-            found = {name: Value((), leaf.dtype, "number", copy(leaf._data)) for name, leaf in leaves.items()}
-            self.values.update((leaves[name], value) for name, value in found.items())
-            self.numbers.append((compute, found))
-        self.wanted = {trace.source(t) for t in trace.returned()}  # read at the end, or by an assignment
-        self.wanted |= {trace.source(a.value) for a in trace.assignments}
+            values = {name: Value((), leaf.dtype, "number", copy(leaf._data)) for name, leaf in leaves.items()}
+            self.values.update((leaves[name], value) for name, value in values.items())
+            self.numbers.append((compute, values))
+        self.outputs = {trace.source(t) for t in trace.returned()}  # read at the end, or by an assignment
+        self.outputs |= {trace.source(a.value) for a in trace.assignments}
         self.readers: dict[Node, list[Node]] = {}
         for node in self.graph.nodes:
             for s in node.inputs:
@@ -139,13 +139,13 @@ class Lowering:
 
     def current(self, v: Value) -> Value:
         """A view of outside memory, updated to later assignments."""
-        if v.root.kind != "outside" or (seen := self.of_array(v.root.array)) is v.root:
+        if v.root.kind != "outside" or (value := self.of_array(v.root.array)) is v.root:
             return v
-        for one in lineage(v)[-2::-1]:
-            assert one.look is not None
-            assert one.node is not None
-            seen = self.view(seen, one.shape, one.how, one.look, one.contiguous, one.node)
-        return seen
+        for view in lineage(v)[-2::-1]:
+            assert view.look is not None
+            assert view.node is not None
+            value = self.view(value, view.shape, view.how, view.look, view.contiguous, view.node)
+        return value
 
     def buffer(self, shape: Shape, dtype: Any, node: Node) -> Value:
         return Value(tuple(shape), np.dtype(dtype), "buffer", node=node)
@@ -181,12 +181,12 @@ class Lowering:
         # kernels compute in the dtype of their operands
         narrow = is_odd(node.op, [v.dtype if isinstance(v, Value) else np.dtype(type(v)) for v in inputs])
         value = None if narrow and node.op is not ops.log else rule(self, node, inputs)
-        self.values[node] = self.as_it_is(node, inputs) if value is None else value
+        self.values[node] = self.by_forward(node, inputs) if value is None else value
 
     def flops(self, node: Node) -> int:
         return node.op.flops([getattr(s, "shape", ()) for s in node.inputs], node.shape, node.attrs)
 
-    def as_it_is(self, node: Node, inputs: list[Any]) -> Value:
+    def by_forward(self, node: Node, inputs: list[Any]) -> Value:
         """The op's own `forward`."""
         value = Value(node.shape, node.dtype, "fresh", node=node)
         self.calls.append(Apply(node.op, node.attrs, inputs, [value], [node], self.flops(node), self.error_settings(node)))
@@ -194,8 +194,8 @@ class Lowering:
 
     def error_settings(self, node: Node) -> dict[str, Any]:
         """NumPy's settings for floating-point errors in a node, if they differ from those outside the step."""
-        found: dict[str, Any] = self.trace.error_settings.get(node, {})
-        return found
+        settings: dict[str, Any] = self.trace.error_settings.get(node, {})
+        return settings
 
     def elementwise(self, node: Node, inputs: list[Any]) -> Value | None:
         """The steps of `forward`, traced with symbols; None if it is not elementwise."""
@@ -249,8 +249,8 @@ class Lowering:
 
     def relu_grad(self, node: Node, inputs: list[Any]) -> Value | None:
         g, unit = inputs
-        alike = all(isinstance(v, Value) and v.shape == node.shape and v.dtype == node.dtype for v in inputs)
-        return self.step(node, "relu_grad", g, unit) if alike and node.dtype.char in "fd" else None
+        same_form = all(isinstance(v, Value) and v.shape == node.shape and v.dtype == node.dtype for v in inputs)
+        return self.step(node, "relu_grad", g, unit) if same_form and node.dtype.char in "fd" else None
 
     def cast(self, node: Node, inputs: list[Any]) -> Value | None:
         """A cast to the same dtype needs no copy if nothing writes to its source."""
@@ -302,12 +302,12 @@ class Lowering:
         (of,), at = inputs, node.attrs["index"]
         if not isinstance(of, Value) or not takes_a_view(at):
             return None
-        look = taking(at)
-        whole = of.contiguous and look(outline(of.shape), node.shape).flags.c_contiguous
-        view = self.view(of, node.shape, "getitem", look, bool(whole), node)
+        look = slicer(at)
+        contiguous = of.contiguous and look(outline(of.shape), node.shape).flags.c_contiguous
+        view = self.view(of, node.shape, "getitem", look, bool(contiguous), node)
         readers = [reader for reader in self.readers.get(node, []) if is_elementwise(reader)]
         # values that are not C-contiguous cannot be part of chains
-        return self.copied(view, node) if not whole and len(readers) > 1 and of.root.kind != "outside" else view
+        return self.copied(view, node) if not contiguous and len(readers) > 1 and of.root.kind != "outside" else view
 
     def assign(self, node: Node, inputs: list[Any]) -> Value | None:
         """An array with new elements, possibly in place."""
@@ -342,8 +342,8 @@ class Lowering:
     def is_read_transposed(self, node: Node) -> bool:
         """Whether only the transpose of a matrix product is read."""
         readers = self.readers.get(node, [])
-        turned = len(readers) == 1 and readers[0].op is ops.transpose and readers[0].attrs["axes"] == (1, 0)
-        return turned and node not in self.wanted and all(len(i.shape) == 2 for i in node.inputs)
+        is_transposed = len(readers) == 1 and readers[0].op is ops.transpose and readers[0].attrs["axes"] == (1, 0)
+        return is_transposed and node not in self.outputs and all(len(i.shape) == 2 for i in node.inputs)
 
     def linear(self, node: Node, inputs: list[Any]) -> Value | None:
         x, w, b = inputs
@@ -360,10 +360,10 @@ class Lowering:
         """log(softmax(z)) and similar from the logits, as recorded."""
         (p,) = node.inputs
         p = self.trace.source(p) if isinstance(p, (Node, Tensor)) else p
-        found = closed_form(node.op, p) if isinstance(p, Node) else None
-        if found is None:
+        closed = closed_form(node.op, p) if isinstance(p, Node) else None
+        if closed is None:
             return self.elementwise(node, inputs)
-        op, last, _ = found
+        op, last, _ = closed
         value = Value(node.shape, node.dtype, "fresh", node=node)
         self.calls.append(Apply(op, last.attrs, [self.value(last.inputs[0])], [value], [node], self.flops(node)))
         return value
@@ -413,10 +413,10 @@ class Lowering:
         if not isinstance(call, Elementwise) or call.outputs[0] is not x or call.name not in ("multiply", "square"):
             return None
         values = [v for v in (call.inputs * 2)[:2] if isinstance(v, Value)]
-        if not isinstance(source, Node) or source in self.wanted or source not in call.nodes:  # another node shares the value
+        if not isinstance(source, Node) or source in self.outputs or source not in call.nodes:  # another node shares the value
             return None
-        alike = len(values) == 2 and all(v.shape == x.shape and v.contiguous and v.dtype == x.dtype for v in values)
-        if not alike or x.dtype.char not in "fd" or self.readers.get(source, []) != [node]:
+        is_supported = len(values) == 2 and all(v.shape == x.shape and v.contiguous and v.dtype == x.dtype for v in values)
+        if not is_supported or x.dtype.char not in "fd" or self.readers.get(source, []) != [node]:
             return None
         self.calls.pop()
         return list(values)
@@ -426,16 +426,16 @@ class Lowering:
         axis = node.attrs["axis"] % len(node.shape)
         if not all(isinstance(v, Value) and v.dtype == node.dtype for v in inputs):
             return None
-        whole = self.buffer(node.shape, node.dtype, node)
+        result = self.buffer(node.shape, node.dtype, node)
         start = 0
         for part in inputs:
             stop = start + part.shape[axis]
             place = (*[slice(None)] * axis, slice(start, stop))
-            there = self.view(whole, part.shape, "getitem", taking(place), axis == 0, node)
+            target = self.view(result, part.shape, "getitem", slicer(place), axis == 0, node)
             start = stop
-            if not self.put_there(part, there, axis):
-                self.calls.append(Copy("copy", [part], [there], [node]))
-        return whole
+            if not self.place_in(part, target, axis):
+                self.calls.append(Copy("copy", [part], [target], [node]))
+        return result
 
     def lookup(self, node: Node, inputs: list[Any]) -> Value | None:
         w, t = inputs
@@ -466,13 +466,13 @@ class Lowering:
         self.calls.append(AddRows(node.op, node.attrs, inputs, [value], [node], self.flops(node)))
         return value
 
-    def put_there(self, part: Value, there: Value, axis: int) -> bool:
+    def place_in(self, part: Value, target: Value, axis: int) -> bool:
         """Move the buffer `part` to the place `there`, if possible; returns whether it was."""
         root = part.root
-        alone = root.kind == "buffer" and root.nbytes == part.nbytes and part.contiguous and root.contiguous
-        if axis or not alone or root is there.root:  # it was already placed elsewhere
+        owns_memory = root.kind == "buffer" and root.nbytes == part.nbytes and part.contiguous and root.contiguous
+        if axis or not owns_memory or root is target.root:  # it was already placed elsewhere
             return False
-        root.kind, root.base = "view", there
+        root.kind, root.base = "view", target
         root.look, root.how = np.reshape, "reshape"
         return True
 
@@ -481,9 +481,9 @@ class Lowering:
     def cross_entropies(self) -> dict[Node, Callable[[], None]]:
         """The nodes of each log_softmax, its mean negative log-likelihood and the gradient of that, if nothing else reads the
         log-probabilities and the incoming gradient is known beforehand."""
-        found: dict[Node, Callable[[], None]] = {}
+        lowerings: dict[Node, Callable[[], None]] = {}
         for logp in self.graph.nodes:
-            if logp.op is not ops.log_softmax or logp.attrs["axis"] not in (-1, logp.ndim - 1) or logp in self.wanted:
+            if logp.op is not ops.log_softmax or logp.attrs["axis"] not in (-1, logp.ndim - 1) or logp in self.outputs:
                 continue
             readers = self.readers.get(logp, [])
             losses = [n for n in readers if n.op is ops.nll_loss]
@@ -508,8 +508,8 @@ class Lowering:
             def lower(logp: Node = logp, loss: Node = loss, slopes: list[Node] = slopes, seed: Any = seed) -> None:
                 self.cross_entropy(logp, loss, slopes[0] if slopes else None, seed)
 
-            found.update(dict.fromkeys([logp, loss, *slopes], lower))
-        return found
+            lowerings.update(dict.fromkeys([logp, loss, *slopes], lower))
+        return lowerings
 
     def is_known_by(self, source: Any, index: int) -> bool:
         """Whether a value is known before node `index`, or can be computed before: the scale of a loss is computed after the
@@ -521,23 +521,23 @@ class Lowering:
         inputs = [self.trace.source(s) for s in source.inputs if isinstance(s, (Node, Tensor))]
         return all(not getattr(s, "shape", ()) and self.is_known_by(s, index) for s in inputs)
 
-    def early(self, source: Any) -> None:
+    def lower_early(self, source: Any) -> None:
         """Lower a known value early."""
         if isinstance(source, Node) and source not in self.values:
             for s in source.inputs:
                 if isinstance(s, (Node, Tensor)):
-                    self.early(self.trace.source(s))
+                    self.lower_early(self.trace.source(s))
             self.lower(source)
 
     def cross_entropy(self, logp: Node, loss: Node, slope: Node | None, seed: Any) -> None:
-        given = self.value(logp.inputs[0]), self.value(loss.inputs[1])
-        z, t = (v if v.contiguous else self.copied(v, logp) for v in given)
+        operands = self.value(logp.inputs[0]), self.value(loss.inputs[1])
+        z, t = (v if v.contiguous else self.copied(v, logp) for v in operands)
         total = self.buffer((), loss.dtype, loss)
         outputs, inputs = [total], [z, t]
         if slope is not None:
             dz = self.buffer(logp.shape, logp.dtype, slope)
             outputs.append(dz)
-            self.early(seed)
+            self.lower_early(seed)
             inputs.append(self.value(seed))
             self.values[slope] = dz
         flops = self.flops(logp) + self.flops(loss) + (self.flops(slope) if slope is not None else 0)
@@ -591,11 +591,11 @@ def is_elementwise(node: Node) -> bool:
     return node.op not in RULES and not node.op.moves and not any(axes for axes in node.op.parsed.inputs)
 
 
-def taking(at: Any) -> Look:
+def slicer(at: Any) -> Look:
     """A function that slices an array as a view; the "..." makes a single element a 0-d array instead of a number."""
     parts = at if isinstance(at, tuple) else (at,)
-    whole = parts if any(i is ... for i in parts) else (*parts, ...)
-    return lambda a, shape: a[whole]
+    full_index = parts if any(i is ... for i in parts) else (*parts, ...)
+    return lambda a, shape: a[full_index]
 
 
 def outline(shape: Shape) -> Array:

@@ -59,43 +59,43 @@ class Meaning:
     def column_sum(self, number: int) -> int:
         return self.number(("column sum", number))
 
-    def wrong(self, call: Call) -> str:
+    def error_in(self, call: Call) -> str:
         """The error in what a call computes, in words; "" if it is a call of the program, or a chain that computes some of
         them.
         """
         if isinstance(call, Network):
-            return self.wrong_network(call)
+            return self.error_in_network(call)
         if not isinstance(call, ChainCall):
             return "" if call in self.program else f"{call.name} is not what the program says"
         chain = call.chain
         registers = [self.value(v) for v in call.inputs]
         for v, operand in zip(call.inputs, chain.operands, strict=True):
-            if not lies(v.shape, operand.layout, call.shape) or operand.dtype != name_of(v.dtype):
+            if not has_layout(v.shape, operand.layout, call.shape) or operand.dtype != name_of(v.dtype):
                 return f"{call.name} takes {v.shape} {v.dtype} for {operand}"
         for step in chain.steps:
             inputs = tuple([registers[a.register] if isinstance(a, Ref) else self.value(a) for a in step.inputs])
             registers.append(self.number((step.function, inputs, step.dtype, step.quiet)))
         for out, (register, layout) in zip(call.outputs, chain.results, strict=True):
-            found = self.column_sum(registers[register]) if layout == "sum" else registers[register]
-            if found != self.value(out):
+            number = self.column_sum(registers[register]) if layout == "sum" else registers[register]
+            if number != self.value(out):
                 return f"{call.name} does not compute {out.shape} {out.dtype} as the program says"
         return ""
 
-    def wrong_network(self, call: Network) -> str:
+    def error_in_network(self, call: Network) -> str:
         """The same for a perceptron, by its formulas."""
         x, t, g, *parameters = map(self.value, call.inputs)
         weights, biases, zero = parameters[::2], parameters[1::2], self.value(0)
-        made = [x]
+        activations = [x]
         for w, b in zip(weights, biases, strict=True):
-            z = self.elementwise("add", self.product(made[-1], w), b)
-            made.append(self.elementwise("maximum", z, zero))
+            z = self.elementwise("add", self.product(activations[-1], w), b)
+            activations.append(self.elementwise("maximum", z, zero))
         loss, d = self.losses(call.inputs[0].shape[0], z, t, g)
         expected = [loss]
-        for a, w in zip(made[-2::-1], weights[::-1], strict=True):
+        for a, w in zip(activations[-2::-1], weights[::-1], strict=True):
             expected[1:1] = [self.product(self.transposed(a), d), self.column_sum(d)]
             d = self.elementwise("relu_grad", self.product(d, self.transposed(w)), a)
-        floats = [v for v in (*call.inputs[:1], *call.inputs[2:], *call.outputs) if name_of(v.dtype) != "float32"]
-        if floats or expected != [self.value(v) for v in call.outputs]:
+        not_float32 = [v for v in (*call.inputs[:1], *call.inputs[2:], *call.outputs) if name_of(v.dtype) != "float32"]
+        if not_float32 or expected != [self.value(v) for v in call.outputs]:
             return f"{call.name} does not compute what the program says"
         return ""
 
@@ -109,8 +109,8 @@ def name_of(dtype: Any) -> str:
     return str(dtype)
 
 
-def lies(shape: Shape, layout: str, whole: Shape) -> bool:
+def has_layout(shape: Shape, layout: str, chain_shape: Shape) -> bool:
     """Whether an operand of this shape has this layout relative to a chain's shape."""
     if layout == "number":
-        return all(n == 1 for n in shape) and len(shape) <= len(whole)
-    return shape == {"full": whole, "row": whole[-1:], "column": (*whole[:-1], 1)}[layout]
+        return all(n == 1 for n in shape) and len(shape) <= len(chain_shape)
+    return shape == {"full": chain_shape, "row": chain_shape[-1:], "column": (*chain_shape[:-1], 1)}[layout]

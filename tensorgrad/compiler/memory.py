@@ -23,21 +23,23 @@ class Layout:
 
 def assigned_in_place(calls: list[Call]) -> list[Call]:
     """The calls without assignments of values that can be computed directly in their target memory."""
-    made_by = {v: i for i, call in enumerate(calls) for v in call.outputs if not isinstance(call, Assign)}
+    producer_at = {v: i for i, call in enumerate(calls) for v in call.outputs if not isinstance(call, Assign)}
     dropped = set()
     for i, call in enumerate(calls):
         if not isinstance(call, Assign):
             continue
         (value,), (target,) = call.inputs, call.outputs
-        at = made_by.get(value)
-        fits = value.kind == "buffer" and value.shape == target.shape and value.dtype == target.dtype and target.contiguous
-        if at is None or not fits:
+        at = producer_at.get(value)
+        is_compatible = (
+            value.kind == "buffer" and value.shape == target.shape and value.dtype == target.dtype and target.contiguous
+        )
+        if at is None or not is_compatible:
             continue
-        maker = calls[at]
-        between = any(overlap(v, target) for c in calls[at + 1 : i] for v in (*c.reads, *c.outputs))
-        over = [maker.inputs[j] for j in maker.overlays(maker.outputs.index(value))]
-        same = [v for v in maker.reads if overlap(v, target)]
-        if between or any(not one_memory(v, target) or not any(v is o for o in over) for v in same):
+        producer = calls[at]
+        is_used_between = any(overlap(v, target) for c in calls[at + 1 : i] for v in (*c.reads, *c.outputs))
+        overwritable = [producer.inputs[j] for j in producer.overlays(producer.outputs.index(value))]
+        overlapping = [v for v in producer.reads if overlap(v, target)]
+        if is_used_between or any(not one_memory(v, target) or not any(v is o for o in overwritable) for v in overlapping):
             continue
         value.kind, value.array = "outside", target.array
         dropped.add(call)
@@ -61,32 +63,34 @@ def lay_out(calls: list[Call], keep: Container[Value], placed: Container[Value] 
     for i, call in enumerate(calls):
         for v in (*call.reads, *call.outputs):
             last[v.root] = len(calls) if v in keep or v.root in keep else i
-    found = Layout()
-    free = Free(found.blocks)
+    layout = Layout()
+    free = Free(layout.blocks)
     owner: dict[int, Value] = {}  # the value in a block at the moment
 
     def placeable(v: Value) -> bool:
-        return v.kind == "buffer" and v not in found.place and v not in placed
+        return v.kind == "buffer" and v not in layout.place and v not in placed
 
     for i, call in enumerate(calls):
         roots = list(dict.fromkeys(v.root for v in call.outputs if placeable(v.root)))
-        taken: set[int] = set()
+        overwritten: set[int] = set()
         for value in roots:
-            j = in_place(call, value, i, last, taken, found.place)
+            j = in_place(call, value, i, last, overwritten, layout.place)
             if j is not None:
-                found.place[value] = found.place[call.inputs[j].root]
-                found.shared.setdefault(call, {})[call.outputs.index(value)] = j
-                taken.add(j)
+                layout.place[value] = layout.place[call.inputs[j].root]
+                layout.shared.setdefault(call, {})[call.outputs.index(value)] = j
+                overwritten.add(j)
             else:
-                found.place[value] = free.take(max(value.nbytes, 1))
-            owner[found.place[value]] = value
+                layout.place[value] = free.take(max(value.nbytes, 1))
+            owner[layout.place[value]] = value
         for v in {v.root: None for v in (*call.reads, *call.outputs)}:
-            if last[v] == i and v in found.place and owner[found.place[v]] is v:
-                free.give(found.place[v])
-    return found
+            if last[v] == i and v in layout.place and owner[layout.place[v]] is v:
+                free.give(layout.place[v])
+    return layout
 
 
-def in_place(call: Call, value: Value, i: int, last: dict[Value, int], taken: set[int], place: dict[Value, int]) -> int | None:
+def in_place(
+    call: Call, value: Value, i: int, last: dict[Value, int], overwritten: set[int], place: dict[Value, int]
+) -> int | None:
     """An operand that a result may overwrite: one with the same layout that nothing reads afterwards."""
     if value not in call.outputs:
         return None
@@ -94,9 +98,11 @@ def in_place(call: Call, value: Value, i: int, last: dict[Value, int], taken: se
     for j in call.overlays(call.outputs.index(value)):
         v = call.inputs[j]
         root = v.root
-        alike = v.shape == value.shape and v.dtype == value.dtype and v.contiguous and root.nbytes == value.nbytes
-        alone = root in place and roots.count(root) == 1 and last[root] == i and root not in [o.root for o in call.outputs]
-        if j not in taken and alike and alone:
+        has_same_layout = v.shape == value.shape and v.dtype == value.dtype and v.contiguous and root.nbytes == value.nbytes
+        is_last_use = (
+            root in place and roots.count(root) == 1 and last[root] == i and root not in [o.root for o in call.outputs]
+        )
+        if j not in overwritten and has_same_layout and is_last_use:
             return j
     return None
 
@@ -129,10 +135,10 @@ def resolve(value: Value, arrays: dict[Value, Any]) -> Array | None:
     """The array of a value, if known before a run; views are taken of their base."""
     if value in arrays:
         return arrays[value]
-    found = value.array
-    if found is None and value.base is not None and (base := resolve(value.base, arrays)) is not None:
+    array = value.array
+    if array is None and value.base is not None and (base := resolve(value.base, arrays)) is not None:
         assert value.look is not None
-        found = value.look(base, value.shape)
-    if found is not None:
-        arrays[value] = found
-    return found
+        array = value.look(base, value.shape)
+    if array is not None:
+        arrays[value] = array
+    return array

@@ -36,7 +36,7 @@ def with_networks(calls: list[Call], keep: Container[Value]) -> list[Call]:
     for call in calls:
         if isinstance(call, CrossEntropy) and len(call.outputs) == 2 and len(call.outputs[1].shape) == 2:
             replaced |= search.network(call)
-    return [one for call in calls for one in replaced.get(call, [call])]
+    return [replacement for call in calls for replacement in replaced.get(call, [call])]
 
 
 class Search:
@@ -44,21 +44,21 @@ class Search:
 
     def __init__(self, calls: list[Call], keep: Container[Value]) -> None:
         self.calls, self.keep = calls, keep
-        self.makers = {v: call for call in calls for v in call.outputs}
+        self.producers = {v: call for call in calls for v in call.outputs}
         self.readers: dict[Value, list[Call]] = {}
         for call in calls:
-            for seen in {seen for v in call.reads for seen in lineage(v)}:
-                self.readers.setdefault(seen, []).append(call)
+            for base in {base for v in call.reads for base in lineage(v)}:
+                self.readers.setdefault(base, []).append(call)
 
-    def maker(self, v: Value, name: str) -> Call | None:
+    def producer(self, v: Value, name: str) -> Call | None:
         """The call of this name that writes a value, unless it ignores floating-point errors."""
-        call = self.makers.get(v)
+        call = self.producers.get(v)
         return call if call is not None and call.name == name and not getattr(call, "quiet", ()) else None
 
     def reader(self, v: Value, name: str, *inputs: Value | None) -> Call | None:
         """The only call of this name that reads a value, with these inputs; None stands for the transposed value."""
-        found = [call for call in self.readers.get(v, []) if call.name == name and reads(call, inputs, v)]
-        return found[0] if len(found) == 1 and not getattr(found[0], "quiet", ()) else None
+        calls = [call for call in self.readers.get(v, []) if call.name == name and reads(call, inputs, v)]
+        return calls[0] if len(calls) == 1 and not getattr(calls[0], "quiet", ()) else None
 
     def network(self, loss: CrossEntropy) -> dict[Call, list[Call]]:
         """Replaced calls to their replacements: the network for the loss, nothing for others; {} if there is no network."""
@@ -66,34 +66,34 @@ class Search:
         forward = self.forward(z)
         if forward is None or len(forward[0]) < 2 or z.dtype != np.float32 or z.shape[0] < (thresholds.NETWORK or 0):
             return {}
-        layers, used = forward
+        layers, replaced = forward
         gradients = self.backward(layers, loss.outputs[1])
         widths = (layers[0].x.shape[-1], *(layer.b.shape[-1] for layer in layers))
-        given = [layers[0].x, *(v for _, w, b in layers for v in (w, b))]
-        if gradients is None or not all(fits(v) for v in (*given, g)) or network.tile_of(widths) is None:
+        parameters = [layers[0].x, *(v for _, w, b in layers for v in (w, b))]
+        if gradients is None or not all(is_supported(v) for v in (*parameters, g)) or network.tile_of(widths) is None:
             return {}
         results, more = gradients
-        used = [*used, loss, *more]
+        replaced = [*replaced, loss, *more]
         outputs = [loss.outputs[0], *results]
-        inside = [v for call in used for v in call.outputs if v not in outputs]
+        hidden = [v for call in replaced for v in call.outputs if v not in outputs]
         if str(t.dtype) not in generate.TYPES or not all(v.contiguous for v in outputs):
             return {}
-        if any(v in self.keep or v.base is not None or set(self.readers.get(v, [])) - set(used) for v in inside):
+        if any(v in self.keep or v.base is not None or set(self.readers.get(v, [])) - set(replaced) for v in hidden):
             return {}
-        places = [self.calls.index(call) for call in used]
+        places = [self.calls.index(call) for call in replaced]
         if any(isinstance(call, Assign) for call in self.calls[min(places) : max(places)]):
             return {}
-        nodes = list(dict.fromkeys(node for call in used for node in call.nodes))
-        made = Network([given[0], t, g, *given[1:]], outputs, nodes, sum(call.flops for call in used))
-        return {**{call: [] for call in used}, loss: [made]}
+        nodes = list(dict.fromkeys(node for call in replaced for node in call.nodes))
+        fused = Network([parameters[0], t, g, *parameters[1:]], outputs, nodes, sum(call.flops for call in replaced))
+        return {**{call: [] for call in replaced}, loss: [fused]}
 
     def forward(self, z: Value) -> tuple[list[Layer], list[Call]] | None:
         """The layers that compute the scores, and their calls."""
         layers: list[Layer] = []
-        used: list[Call] = []
+        calls: list[Call] = []
         while True:
-            add = self.maker(z, "add")
-            product = add and self.maker(add.inputs[0], "matmul")
+            add = self.producer(z, "add")
+            product = add and self.producer(add.inputs[0], "matmul")
             if add is None or product is None or not isinstance(add, Elementwise) or not isinstance(product, Matmul):
                 return None
             x, w = product.inputs
@@ -101,18 +101,18 @@ class Search:
             if not isinstance(b, Value) or len(x.shape) != 2 or w.shape != (x.shape[1], *b.shape):
                 return None
             layers.insert(0, Layer(x, w, b))
-            used += [add, product]
-            unit = self.maker(x, "maximum")
+            calls += [add, product]
+            unit = self.producer(x, "maximum")
             if unit is None or type(unit.inputs[1]) is not int or unit.inputs[1] or not isinstance(unit.inputs[0], Value):
-                return layers, used
-            used.append(unit)
+                return layers, calls
+            calls.append(unit)
             z = unit.inputs[0]
 
     def backward(self, layers: list[Layer], d: Value) -> tuple[list[Value], list[Call]] | None:
         """The gradients of weights and biases, first layer first, and the calls that compute them from d, the gradient of the
         scores."""
         results: list[Value] = []
-        used: list[Call] = []
+        calls: list[Call] = []
         for i in reversed(range(len(layers))):
             x, w, _ = layers[i]
             of_weights = self.reader(x, "matmul", None, d)
@@ -121,15 +121,15 @@ class Search:
             if of_weights is None or of_biases is None:
                 return None
             results[:0] = [*of_weights.outputs, *of_biases.outputs]
-            used += [of_weights, of_biases]
+            calls += [of_weights, of_biases]
             if i:
                 product = self.reader(w, "matmul", d, None)
                 masked = product and self.reader(x, "relu_grad", product.outputs[0], x)
                 if product is None or masked is None:
                     return None
-                used += [product, masked]
+                calls += [product, masked]
                 d = masked.outputs[0]
-        return results, used
+        return results, calls
 
 
 def reads(call: Call, inputs: tuple[Value | None, ...], of: Value) -> bool:
@@ -137,11 +137,13 @@ def reads(call: Call, inputs: tuple[Value | None, ...], of: Value) -> bool:
     if len(call.inputs) != len(inputs):
         return False
     return all(
-        have is want if want is not None else isinstance(have, Value) and have.how == "transpose" and have.base is of
-        for have, want in zip(call.inputs, inputs, strict=True)
+        actual is expected
+        if expected is not None
+        else isinstance(actual, Value) and actual.how == "transpose" and actual.base is of
+        for actual, expected in zip(call.inputs, inputs, strict=True)
     )
 
 
-def fits(v: Any) -> bool:
+def is_supported(v: Any) -> bool:
     """Whether a value has the layout and the dtype that the kernel reads."""
     return isinstance(v, Value) and v.contiguous and v.dtype == np.float32

@@ -13,7 +13,7 @@ import numpy as np
 
 from tensorgrad.compiler import programs
 from tensorgrad.compiler.calls import Apply, Call, ChainCall, Elementwise
-from tensorgrad.compiler.check import fault_of, made_at
+from tensorgrad.compiler.check import fault_of, location_of
 from tensorgrad.compiler.emit import FILE, Clock, Emitter
 from tensorgrad.compiler.group import grouped
 from tensorgrad.compiler.guards import Guard
@@ -76,9 +76,9 @@ class Plan:
     def __init__(self, trace: Trace) -> None:
         self.lowered = lowered = Lowering(trace).run()
         self.results = lowered.returned
-        keep = {seen for v in self.results for seen in lineage(v)}
-        near = [v.array for call in lowered.calls for v in call.reads if v.array is not None]
-        on_gpus = [array for array in (*near, *(t._data for t in trace.arguments)) if on_gpu(array)]
+        keep = {base for v in self.results for base in lineage(v)}
+        outside_arrays = [v.array for call in lowered.calls for v in call.reads if v.array is not None]
+        on_gpus = [array for array in (*outside_arrays, *(t._data for t in trace.arguments)) if on_gpu(array)]
         calls = with_networks(lowered.calls, keep) if on_gpus else lowered.calls
         self.calls = assigned_in_place(grouped(calls, keep))
         self.threads = threads.get_num_threads()
@@ -104,8 +104,8 @@ class Plan:
             self.issued, self.origins = emitter.issued, emitter.origins
             places = {v: emitter.array(v) for v in self.results}
             self.program, self.places = emitter.program, [places[v] for v in self.results]
-            own = self.blocks + emitter.blocks
-            self.fault = fault_of(lowered.calls, emitter.issued, self.results, lowered.assigned, own, places)
+            plan_memory = self.blocks + emitter.blocks
+            self.fault = fault_of(lowered.calls, emitter.issued, self.results, lowered.assigned, plan_memory, places)
         self.device = device_of(on_gpus[0]) if on_gpus else "cpu"
         self.products = any(not isinstance(call, Loop) and may_use_threads(call) for call in self.calls)
         self.numbers: list[tuple[Callable[[], Any], list[tuple[str, Array]]]] = [
@@ -120,18 +120,18 @@ class Plan:
         self.accumulated = [t for t, before in trace.read_grads.items() if before is not None]
         self.cleared = [t for t in trace.written_grads if t not in trace.kept_grads]
         self.rebuild = trace.rebuild
-        self.known: dict[int, float] = {}  # current values of the numbers on a GPU, by the id of their arrays
+        self.current_numbers: dict[int, float] = {}  # current values of the numbers on a GPU, by the id of their arrays
         self.names = trace.names()
 
-    def launch(self, trace: Trace, keep: set[Value], near: Array) -> None:
+    def launch(self, trace: Trace, keep: set[Value], gpu_array: Array) -> None:
         """Plan for the GPU that `near` is on: allocate all memory, run once to compile kernels, undo that, then capture."""
         for call in self.calls:
             for v in call.outputs:
                 v.kind = "buffer" if v.kind == "fresh" else v.kind
         self.layout = lay_out(self.calls, keep)
         arguments = [t._data for t in trace.inputs()]
-        with on(near):
-            self.blocks = [empty_bytes(n, near) for n in self.layout.blocks]
+        with on(gpu_array):
+            self.blocks = [empty_bytes(n, gpu_array) for n in self.layout.blocks]
             arrays: dict[Value, Any] = arrays_for(self.layout, self.blocks)
             static = [copy(array) for array in arguments]
             arrays.update(zip(self.lowered.arguments, static, strict=True))
@@ -173,8 +173,8 @@ class Plan:
                 for name, array in arrays:
                     if self.launches is None:
                         array[()] = values[name]
-                    elif values[name] != self.known.get(id(array)):
-                        self.known[id(array)] = values[name]
+                    elif values[name] != self.current_numbers.get(id(array)):
+                        self.current_numbers[id(array)] = values[name]
                         with on(array):
                             array.fill(values[name])
             run: Callable[..., tuple[Array, ...]] = function or self.function
@@ -184,10 +184,10 @@ class Plan:
                 optimiser.__dict__["steps"] -= 1
             for optimiser, missing in self.partly_stepped:
                 optimiser.count(missing, -1)
-            explained = self.explain(error, function is not None)
-            if explained is error:
+            translated = self.explain(error, function is not None)
+            if translated is error:
                 raise
-            raise explained from error
+            raise translated from error
         for array in self.written:
             writes.wrote(array)
         for optimiser in self.optimisers:
@@ -223,12 +223,12 @@ class Plan:
         if place is None and frames:
             place = dict(enumerate(self.origins, 2)).get(frames[0])  # in the source, calls begin at the second line
         line = 0
-        for one in self.issued:
-            line += len(one.lines)
+        for entry in self.issued:
+            line += len(entry.lines)
             if place is not None and place < line:
                 if kind is not None:
-                    return kind(f"{one.call.name}: {error}, in a replay{made_at(one.call)}")
-                error.add_note(f"compile: in a replay{made_at(one.call)}")
+                    return kind(f"{entry.call.name}: {error}, in a replay{location_of(entry.call)}")
+                error.add_note(f"compile: in a replay{location_of(entry.call)}")
                 return error
         return error
 
@@ -261,14 +261,14 @@ class Plan:
             return {}
         function, spent = self.timed
         rng = np.random.default_rng(0)
-        made_up = [(rng.random(v.shape) * is_floating(v.dtype)).astype(v.dtype) for v in self.lowered.arguments]
+        random_arguments = [(rng.random(v.shape) * is_floating(v.dtype)).astype(v.dtype) for v in self.lowered.arguments]
         if self.launches is not None:
-            made_up = self.launches.arguments
+            random_arguments = self.launches.arguments
         with self.put_back(), switched(rehearsing=True), np.errstate(all="ignore"):
-            self.with_steady_threads(function, made_up)
+            self.with_steady_threads(function, random_arguments)
             spent.clear()
             for _ in range(RUNS):
-                self.with_steady_threads(function, made_up)
+                self.with_steady_threads(function, random_arguments)
         return {call: total / RUNS for call, total in spent.items()}
 
     @contextmanager

@@ -93,8 +93,8 @@ class Lines:
         arguments = [self.argument(name) for name in call.arguments]
         if None in arguments:
             return []
-        function, passed = bound.get(call.function), [a for a in arguments if a is not None]
-        operands = [a for a in passed if isinstance(a, Operand)]
+        function, arguments_found = bound.get(call.function), [a for a in arguments if a is not None]
+        operands = [a for a in arguments_found if isinstance(a, Operand)]
         if call.function == "matmul" or function is products.matmul:
             a, b, out = operands
             return forks.product_calls(machine, a, b, out, self.threads if function is products.matmul else 1)
@@ -109,8 +109,8 @@ class Lines:
             return forks.chain_calls(machine, function, operands, self.threads)
         is_checked = isinstance(function, build.CheckedKernel)
         loop = function.fast if isinstance(function, build.CheckedKernel) else function
-        code = loop.code(tuple([instructions.kind_of(a) for a in passed])) if isinstance(loop, Loop) else 0
-        return forks.as_list(instructions.kernel_instruction(machine, code, passed, is_checked) if code else None)
+        code = loop.code(tuple([instructions.kind_of(a) for a in arguments_found])) if isinstance(loop, Loop) else 0
+        return forks.as_list(instructions.kernel_instruction(machine, code, arguments_found, is_checked) if code else None)
 
     def join(self, bind: Callable[[str, Any], str], bound: dict[str, Any], last: str) -> list[Line]:
         """The lines, with programs in place of those that need no Python.

@@ -58,7 +58,7 @@ class Repeats:
         prologue = [call for i in range(len(self.batch)) for call in self.gather_instructions(i)]
         prologue += [self.copying(to, from_) for _, pairs in self.numbers for _, to, from_ in pairs]
         epilogue = [self.copying(to, place) for to, place in zip(self.results, places, strict=True)]
-        calls = {place: [call.with_operands(self.for_repeats) for call in own] for place, own in program.calls.items()}
+        calls = {place: [call.with_operands(self.for_repeats) for call in line] for place, line in program.calls.items()}
         lines = program.texts, program.places, program.space
         self.run = programs.ProgramRun(self.machine, calls, self.parameters, *lines, prologue, epilogue)
 
@@ -103,8 +103,8 @@ class Repeats:
         """Whether this is for the same arrays, with unchanged shapes and dtypes."""
         if is_shuffled is not self.is_shuffled or size != self.size or len(arrays) != len(self.arrays):
             return False
-        alike = all(a is b for a, b in zip(arrays, self.arrays, strict=True))
-        return alike and all(Form.of(a) == form for a, form in zip(arrays, self.forms, strict=True))
+        same_arrays = all(a is b for a, b in zip(arrays, self.arrays, strict=True))
+        return same_arrays and all(Form.of(a) == form for a, form in zip(arrays, self.forms, strict=True))
 
     def __call__(self, first: int, order: Array | None, count: int) -> tuple[int, Any, BaseException | None]:
         """Run the plan for `count` batches, or fewer, from sample `first` on, or with the indices in `order`.
@@ -175,8 +175,8 @@ class NotRepeatable(Exception):
 def can_repeat(plan: Plan) -> bool:
     """Whether a run of a plan is nothing but its program, and needs no code of the user."""
     is_plain = not (plan.fault or plan.partly_stepped or plan.grads or plan.accumulated or plan.launches)
-    known = all(isinstance(place, np.ndarray) for place in plan.places)
-    return is_plain and known and all(is_predictable(optimiser) for optimiser in plan.optimisers)
+    are_numpy = all(isinstance(place, np.ndarray) for place in plan.places)
+    return is_plain and are_numpy and all(is_predictable(optimiser) for optimiser in plan.optimisers)
 
 
 def is_predictable(optimiser: Optimiser) -> bool:

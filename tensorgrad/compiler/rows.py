@@ -28,17 +28,17 @@ class Split:
         self.loop: list[Call] = []
         self.after: list[Call] = []
         written: list[Value] = []
-        made: set[Value] = set()
+        computed: set[Value] = set()
         for call in calls:
             writes = [v for v in call.outputs if v.root.kind == "outside"]
-            stale = any(overlap(v, w) for v in call.reads for w in written)
-            is_late = stale or any(v.root in self.late for v in call.reads) or (bool(self.loop) and bool(writes))
+            reads_old = any(overlap(v, w) for v in call.reads for w in written)
+            is_late = reads_old or any(v.root in self.late for v in call.reads) or (bool(self.loop) and bool(writes))
             is_late |= call.draws and any(c.draws for c in self.after)  # draws of one generator, in the order of the step
             is_late |= call.meets and any(c.meets for c in self.after)
             if not is_late and self.on_rows(call):
                 self.loop.append(call)
-                made.update(v.root for v in call.outputs)
-            elif is_late or any(v.root in made for v in call.reads):
+                computed.update(v.root for v in call.outputs)
+            elif is_late or any(v.root in computed for v in call.reads):
                 self.after.append(call)
                 self.late.update(v.root for v in call.outputs)
                 written += writes
@@ -63,10 +63,10 @@ class Split:
 
     def columns(self, v: Value) -> bool:
         """Whether a value is the transpose of one with rows."""
-        found = v.how == "transpose" and v.base is not None and self.rows(v.base)
-        if found:
+        is_transposed = v.how == "transpose" and v.base is not None and self.rows(v.base)
+        if is_transposed:
             self.has_columns.add(v)
-        return found
+        return is_transposed
 
     def mixed(self, v: Value) -> bool:
         """Whether a value is a view that mixes the rows of its base."""
@@ -96,12 +96,12 @@ class Loop(Call):
 
     def __init__(self, split: Split, keep: set[Value]) -> None:
         self.split, self.calls = split, split.loop
-        made = {v for call in split.loop for v in call.outputs}
-        read = {seen for call in (*split.before, *split.after) for v in call.reads for seen in (v, v.root)} | keep
-        self.spread = [v for call in split.loop for v in call.outputs if v in split.has_rows and v in read]
+        computed = {v for call in split.loop for v in call.outputs}
+        read_outside = {value for call in (*split.before, *split.after) for v in call.reads for value in (v, v.root)} | keep
+        self.spread = [v for call in split.loop for v in call.outputs if v in split.has_rows and v in read_outside]
         self.totals = [v for call in split.loop for v in call.outputs if v in split.totals]
         reads = [v.root if v.root.kind == "argument" else v for call in split.loop for v in call.reads]
-        inputs = list(dict.fromkeys(v for v in reads if v not in made and v.root not in made))
+        inputs = list(dict.fromkeys(v for v in reads if v not in computed and v.root not in computed))
         nodes = [node for call in split.loop for node in call.nodes]
         flops = sum(call.flops for call in split.loop)
         super().__init__(f"{len(split.loop)} kernels on rows", list(inputs), [*self.totals, *self.spread], nodes, flops)
@@ -111,13 +111,13 @@ class Loop(Call):
         return self.calls
 
 
-def split_rows(calls: list[Call], arguments: list[Value], keep: set[Value], least: float) -> list[Call]:
+def split_rows(calls: list[Call], arguments: list[Value], keep: set[Value], min_flops: float) -> list[Call]:
     """The calls, with those on rows combined into a Loop if they have enough floating-point operations."""
     sizes = Counter(v.shape[0] for v in arguments if len(v.shape) > 0 and v.shape[0] > 1)
-    if not sizes or sum(call.flops for call in calls) < least:
+    if not sizes or sum(call.flops for call in calls) < min_flops:
         return calls
     split = Split(calls, sizes.most_common(1)[0][0])
-    if not split.loop or sum(call.flops for call in split.loop) < least or not is_worth_it(split):
+    if not split.loop or sum(call.flops for call in split.loop) < min_flops or not is_worth_it(split):
         return calls
     for call in split.loop:  # results allocated by operations are copied to an array with the rows of all parts
         for v in call.outputs:

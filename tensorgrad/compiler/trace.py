@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, NoReturn, TypeAlias
 import numpy as np
 
 from tensorgrad import ops
-from tensorgrad.compiler.containers import taken_apart
+from tensorgrad.compiler.containers import flattened
 from tensorgrad.core import writes
 from tensorgrad.core.backend import Array, address, copy, dtype_name, is_array, is_floating, like, may_overlap, on
 from tensorgrad.core.graph import Graph
@@ -298,7 +298,7 @@ class Trace:
 
     def ended(self, value: Any, keep_grads: bool, where: str) -> None:
         """Record what it returned and left in `.grad`. keep_grads: also gradients that an optimiser has used."""
-        self.results, self.rebuild, self.plain = taken_apart(value, where)
+        self.results, self.rebuild, self.plain = flattened(value, where)
         for t in self.results:
             if t.node is not None and writes.latest > t.node.index and writes.since(t.node.index, (t._data,)):
                 self.reads_changed(t._data)

@@ -56,10 +56,10 @@ class Value:
 
 def lineage(v: Value) -> list[Value]:
     """A value and its bases."""
-    found = [v]
-    while found[-1].base is not None:
-        found.append(found[-1].base)
-    return found
+    values = [v]
+    while values[-1].base is not None:
+        values.append(values[-1].base)
+    return values
 
 
 def before_broadcast(value: Value) -> Value:

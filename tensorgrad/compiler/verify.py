@@ -48,13 +48,13 @@ class Difference(NamedTuple):
     """The first element of an outcome that differs too much: its index, its value, and the expected value."""
 
     outcome: Outcome
-    index: tuple[int, ...]
+    position: tuple[int, ...]
     actual: Any
     expected: Any
 
     def __str__(self) -> str:
-        position = list(self.index) if self.index else ""
-        return f"{self.outcome.text}{position}{where(self.outcome.source)} is {self.actual!r}"
+        index = list(self.position) if self.position else ""
+        return f"{self.outcome.text}{index}{where(self.outcome.source)} is {self.actual!r}"
 
 
 def compare(trace: Trace, expected: list[Outcome], actual: list[Array], initial_arrays: Callable[[], dict[Any, Array]]) -> None:

@@ -176,7 +176,7 @@ def handle_for(device: int, stream: int) -> ctypes.c_void_p:
     return handle
 
 
-def let_go(device: int, stream: int) -> None:
+def release(device: int, stream: int) -> None:
     """Destroy the handle of a stream that will be released, if there is one. This waits for the GPU."""
     if (device, stream) in _handles:
         handle, _ = _handles.pop((device, stream))

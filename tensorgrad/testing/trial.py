@@ -10,7 +10,7 @@ import numpy as np
 
 from tensorgrad.compiler import verify
 from tensorgrad.compiler.compiled import Compiled
-from tensorgrad.compiler.containers import arguments, taken_apart, with_leaves
+from tensorgrad.compiler.containers import arguments, flattened, with_leaves
 from tensorgrad.compiler.trace import Trace
 from tensorgrad.compiler.verify import Difference, Outcome
 from tensorgrad.compiler.world import Objects, Snapshot, shifted
@@ -102,7 +102,7 @@ class Trial:
         compared for equality.
         """
         leaves = [wrap(copy(a), None) for a in arrays]
-        results, _, others = taken_apart(step(*with_leaves(self.args, iter(leaves))))
+        results, _, others = flattened(step(*with_leaves(self.args, iter(leaves))))
         values: dict[str, Any] = {f"result {i}": copy(t._data) for i, t in enumerate(results)}
         values["what it returns besides Tensors"] = repr(others)
         values |= {text: copy(array) for text, array in self.values().items()}
@@ -190,7 +190,7 @@ class Trial:
         differences += verify.differences(
             trace, [outcomes[text] for text in recorded], [actual[text] for text in recorded], leaf_values
         )
-        return [d._replace(at=parts[d.outcome.text].place(d.at)) for d in differences]
+        return [d._replace(position=parts[d.outcome.text].place(d.position)) for d in differences]
 
     def part(self, text: str, trace: Trace, shape: tuple[int, ...]) -> Part:
         """The part of an assigned array that is a value: an optimiser's parameters may be assigned as one array."""

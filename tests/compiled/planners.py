@@ -255,7 +255,7 @@ VALUES = "[j for j, v in enumerate(call.inputs) if isinstance(v, Value)]"
 SHARED = "self.private[0][: len(layout.blocks)] if i else [aligned(size) for size in layout.blocks]"
 ADDED = 'emitter.call(Accumulate("add", [before, v], [after], []))'
 LAY_OUT, IN_PLACE, ASSIGNED = memory.lay_out, memory.in_place, memory.assigned_in_place
-GROUPED, PUT_OFF, SPLIT = group.grouped, group.put_off, rows.Split.__init__
+GROUPED, PUT_OFF, SPLIT = group.grouped, group.merge_into_reader, rows.Split.__init__
 PARTS, PART = emit.Parts.__init__, emit.Parts.part
 CONCATENATE = lower.Lowering.concatenate
 
@@ -266,28 +266,31 @@ DECISIONS = [
     passed("given a place twice", LAY_OUT, "v not in placed"),
     passed("over an operand of another dtype", IN_PLACE, "v.dtype == value.dtype"),
     passed("over an operand that is still read", IN_PLACE, "last[root] == i"),
-    passed("two results over one operand", IN_PLACE, "j not in taken"),
+    passed("two results over one operand", IN_PLACE, "j not in overwritten"),
     instead("over an operand it is not made for", IN_PLACE, "call.overlays(call.outputs.index(value))", VALUES),
     instead("in another block", memory.arrays_for, "blocks[b]", "other(blocks, b, value.nbytes)"),
     instead("a view elsewhere", memory.resolve, "value.look(base, value.shape)", "moved(value.look(base, value.shape))"),
     Decision("outside memory elsewhere", memory.resolve, "= value.array", "= moved(value.array) if hit() else value.array"),
     # assignments
-    Decision("assigned too early", ASSIGNED, "if between or", "if between and not hit() or"),
-    Decision("assigned over what is read", ASSIGNED, "for v in same)", "for v in same if not hit())"),
+    Decision("assigned too early", ASSIGNED, "if is_used_between or", "if is_used_between and not hit() or"),
+    Decision("assigned over what is read", ASSIGNED, "for v in overlapping)", "for v in overlapping if not hit())"),
     Decision(
-        "an assignment dropped", ASSIGNED, "or not fits:", "or not fits:\n            dropped.update([call] if hit() else [])"
+        "an assignment dropped",
+        ASSIGNED,
+        "or not is_compatible:",
+        "or not is_compatible:\n            dropped.update([call] if hit() else [])",
     ),
     instead("assigned elsewhere", ASSIGNED, "target.array", "moved(target.array)"),
     passed("assigned where it does not lie row after row", ASSIGNED, "target.contiguous"),
     # chains, and the order of calls
     left_out("grouped across an assignment", GROUPED, "open_groups.clear()"),
-    passed("grouped before it is ready", GROUPED, "made_at.get(v.root, -1) < group.at"),
-    Decision("not written", GROUPED, "for v in slot.made if", "for v in slot.made if not hit() and"),
+    passed("grouped before it is ready", GROUPED, "completed_at.get(v.root, -1) < group.at"),
+    Decision("not written", GROUPED, "for v in slot.computed if", "for v in slot.computed if not hit() and"),
     Decision("a call dropped", GROUPED, "    return result", "    return [call for call in result if not hit()]"),
     Decision("calls swapped", GROUPED, "    return result", "    return swapped(result, hit)"),
     ignored("put off past an assignment", PUT_OFF, "any(i < at < j for at in assigns)"),
     Decision("put off though others read it", PUT_OFF, "len(readers) != 1", "(len(readers) != 1 and not (readers and hit()))"),
-    ignored("put off though it is kept", PUT_OFF, "any(v in keep or v.base is not None for v in group.made)"),
+    ignored("put off though it is kept", PUT_OFF, "any(v in keep or v.base is not None for v in group.computed)"),
     Decision(
         "a step with other operands",
         group.Group.chain,
@@ -296,12 +299,12 @@ DECISIONS = [
     ),
     Decision("another result", group.Group.chain, '(registers[v], "full")', '(registers[v] - hit(), "full")'),
     Decision("a copy left out", lower.Lowering.cast, "if is_written else x", "if is_written and not hit() else x"),
-    Decision("a part along another axis", lower.Lowering.put_there, "if axis or", "if (axis and not hit()) or"),
+    Decision("a part along another axis", lower.Lowering.place_in, "if axis or", "if (axis and not hit()) or"),
     # loops over samples
     ignored("an old value of what is assigned", SPLIT, "any(overlap(v, w) for v in call.reads for w in written)"),
     ignored("a sum read in the loop", SPLIT, "any(v.root in self.late for v in call.reads)"),
     ignored("assigned before the loop", SPLIT, "(bool(self.loop) and bool(writes))"),
-    ignored("before the loop though it reads of it", SPLIT, "any(v.root in made for v in call.reads)"),
+    ignored("before the loop though it reads of it", SPLIT, "any(v.root in computed for v in call.reads)"),
     ignored("after the loop", SPLIT, "self.on_rows(call)"),
     Decision("too few rows", rows.Tile.value, "(self.rows, *v.shape[1:])", "(self.rows - hit(), *v.shape[1:])"),
     Decision("threads that overlap, or leave a gap", PARTS, "n * i // self.threads", "n * i // self.threads + hit()"),
@@ -352,16 +355,16 @@ DECISIONS = [
 OF_THE_PROGRAM = [
     instead("a part of a concatenation elsewhere", CONCATENATE, "slice(start, stop)", "slice(start - 1, stop - 1)"),
     Decision("a part of a concatenation further on", CONCATENATE, "start = stop", "start = stop - hit()"),
-    passed("a part that lies otherwise", lower.Lowering.put_there, "part.contiguous"),
+    passed("a part that lies otherwise", lower.Lowering.place_in, "part.contiguous"),
 ]  # fmt: skip
 
 
 EDITED = [
     memory.lay_out, memory.in_place, memory.assigned_in_place, memory.one_memory, memory.arrays_for, memory.resolve,
-    memory.Free.take, memory.Free.give, group.grouped, group.put_off, group.seen_by, group.Group.chain, group.layout,
-    rows.Split.__init__, rows.Split.on_rows, rows.Split.rows, rows.Split.columns, rows.Split.keeps_rows, rows.split_rows,
-    rows.Tile.value, rows.Tile.narrow, emit.Parts.__init__, emit.Parts.part, emit.cut, emit.shared_of, emit.Emitter.call,
-    emit.Emitter.loop,
+    memory.Free.take, memory.Free.give, group.grouped, group.merge_into_reader, group.values_read_by, group.Group.chain,
+    group.layout, rows.Split.__init__, rows.Split.on_rows, rows.Split.rows, rows.Split.columns, rows.Split.keeps_rows,
+    rows.split_rows, rows.Tile.value, rows.Tile.narrow, emit.Parts.__init__, emit.Parts.part, emit.cut, emit.shared_of,
+    emit.Emitter.call, emit.Emitter.loop,
 ]  # fmt: skip
 
 

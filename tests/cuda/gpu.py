@@ -66,7 +66,7 @@ def using(kind: str) -> Iterator[Gpu]:
             yield Gpu(kind == "cuda", blas)
         finally:
             for key in list(cublas._handles):
-                cublas.let_go(*key)
+                cublas.release(*key)
             random._on_gpus.clear()
             backend.forget()
             backend.use(None)

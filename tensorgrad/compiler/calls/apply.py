@@ -47,8 +47,8 @@ class Apply(Call):
         return [np.array(evaluate(self.op, np, inputs, self.attrs))]
 
     def sums(self, split: Rows) -> list[Value] | None:
-        whole = not self.reads or len(self.reads) != len(self.inputs) or not all(split.rows(v) for v in self.reads)
-        if not self.op.rowwise or whole or self.attrs.get("axis") in (0, -len(self.reads[0].shape)):
+        is_inseparable = not self.reads or len(self.reads) != len(self.inputs) or not all(split.rows(v) for v in self.reads)
+        if not self.op.rowwise or is_inseparable or self.attrs.get("axis") in (0, -len(self.reads[0].shape)):
             return None
         return []
 
@@ -56,17 +56,17 @@ class Apply(Call):
         (out,) = self.outputs
         forward = writer.bind("forward", self.forward())
         inputs = ", ".join(writer.name(v) for v in self.inputs)
-        settings = ", ".join(f"{kind}={what!r}" for kind, what in self.errors.items())
-        inside = f"with errstate({settings}): " if settings else ""
-        made = f"{forward}({inputs})"
+        settings = ", ".join(f"{kind}={action!r}" for kind, action in self.errors.items())
+        prefix = f"with errstate({settings}): " if settings else ""
+        result = f"{forward}({inputs})"
         if isinstance(self.op, Checkpoint) or not is_own(type(self.op).__module__):  # user code
             planned = writer.bind("planned", functools.partial(as_planned, self.op.name, out.shape, out.dtype))
-            made = f"{planned}({made})"
+            result = f"{planned}({result})"
         if writer.has_memory(out):
-            writer.lines.append(f"{inside}copyto({writer.name(out)}, {made})")
+            writer.lines.append(f"{prefix}copyto({writer.name(out)}, {result})")
         else:
-            own = writer.bind("own", contiguous_copy)
-            writer.lines.append(f"{inside}{writer.define(out)} = {own}({made}, {inputs})")
+            copy = writer.bind("own", contiguous_copy)
+            writer.lines.append(f"{prefix}{writer.define(out)} = {copy}({result}, {inputs})")
 
     def forward(self) -> Callable[..., Array]:
         """The operation as a function of NumPy arrays."""
@@ -88,21 +88,21 @@ class Apply(Call):
         return launch
 
 
-def as_planned(name: str, shape: Shape, dtype: Any, made: Any) -> Any:
+def as_planned(name: str, shape: Shape, dtype: Any, result: Any) -> Any:
     """The result of an operation. Raises CompileError if its shape or dtype differs from when the plan was made: kernels
     only see its memory."""
-    made = made if isinstance(made, (np.ndarray, np.generic)) else np.asarray(made)
-    if made.shape != shape or made.dtype != dtype:
+    result = result if isinstance(result, (np.ndarray, np.generic)) else np.asarray(result)
+    if result.shape != shape or result.dtype != dtype:
         raise CompileError(
-            f"compile: {name} has made an array {made.shape} of {made.dtype}, and one {shape} of {dtype} when the step was "
+            f"compile: {name} has made an array {result.shape} of {result.dtype}, and one {shape} of {dtype} when the step was "
             f"compiled; in a replay both have to stay the same. Do what depends on values outside of the step"
         )
-    return made
+    return result
 
 
-def contiguous_copy(made: Any, *inputs: Any) -> Array:
+def contiguous_copy(result: Any, *inputs: Any) -> Array:
     """The result of an operation, C-contiguous, in memory that belongs to no operand."""
-    array = np.ascontiguousarray(made) if np.ndim(made) else np.asarray(made)
+    array = np.ascontiguousarray(result) if np.ndim(result) else np.asarray(result)
     if array.base is None and not any(array is x for x in inputs):
         return array
     return array.copy() if any(isinstance(x, np.ndarray) and np.may_share_memory(array, x) for x in inputs) else array

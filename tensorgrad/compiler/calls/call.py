@@ -31,7 +31,7 @@ class Writer(Protocol):
     def shaped(self, value: Value, shape: Shape) -> str:
         """The name of a value, reshaped."""
 
-    def bind(self, prefix: str, thing: Any) -> str:
+    def bind(self, prefix: str, obj: Any) -> str:
         """A name bound to an array, a kernel or a function."""
 
     def array(self, value: Value) -> Array | None:

@@ -77,18 +77,18 @@ class Elementwise(Call):
         """One function of arrays that chains do not support: 0-d or not C-contiguous."""
         (out,) = self.outputs
         arrays = [launcher.array(v) for v in self.inputs]
-        to = launcher.array(out)
+        target = launcher.array(out)
         if all(a.shape == () for a in (*self.reads, out)):
             operands = [v for v in self.inputs if isinstance(v, Value)]
             order = iter(range(len(operands)))
             refs = tuple(Ref(next(order)) if isinstance(v, Value) else v for v in self.inputs)
             step = Step(self.name, refs, str(out.dtype), self.quiet)
             chain = Chain(tuple(Operand("full", str(v.dtype)) for v in operands), (step,), ((len(operands), "full"),))
-            return launch_chain(launcher, chain, {}, (), [*(launcher.array(v) for v in operands), to])
+            return launch_chain(launcher, chain, {}, (), [*(launcher.array(v) for v in operands), target])
         function = function_of(launcher.xp, self.name)
 
         def launch() -> None:
-            to[...] = function(*arrays)
+            target[...] = function(*arrays)
 
         return launch
 
@@ -112,8 +112,8 @@ class ChainCall(Call):
             registers.append(out)
         results = []
         for (register, layout), result in zip(self.chain.results, self.outputs, strict=True):
-            whole = np.broadcast_to(registers[register], self.shape)
-            results.append(reference.column_sum(whole).reshape(result.shape) if layout == "sum" else np.array(whole))
+            values = np.broadcast_to(registers[register], self.shape)
+            results.append(reference.column_sum(values).reshape(result.shape) if layout == "sum" else np.array(values))
         return results
 
     def overlays(self, k: int) -> list[int]:
@@ -136,36 +136,40 @@ class ChainCall(Call):
         flat = all(x in ("full", "number") for x in layouts)
         size = math.prod(shape)
         kernel = build.numba_kernel(chain, tuple(sorted(shared.items())), flat)
-        two = (math.prod(shape[:-1]), shape[-1])
-        fit: dict[str, Shape] = {"full": (size,) if flat else two, "column": (two[0], 1), "number": ()}
+        matrix_shape = (math.prod(shape[:-1]), shape[-1])
+        kernel_shapes: dict[str, Shape] = {
+            "full": (size,) if flat else matrix_shape,
+            "column": (matrix_shape[0], 1),
+            "number": (),
+        }
         large = size > 2 * thresholds.SLICE if kernel is None else math.prod(shape[:-1]) > thresholds.COLUMN
         is_shared = size >= thresholds.CHAIN_THREADS
         if writer.threads > 1 and kernel is not None:
             is_shared = forks.is_worth_sharing(chain, size)
         if (is_shared and "sum" not in layouts) or (large and (kernel is None or "sum" in layouts)):
-            whole = build.ChainKernel(chain, shared)
-            named = [writer.shaped(v, fit.get(x, v.shape)) for v, x in zip(values, layouts, strict=True)]
-            writer.write(writer.bind("chain", whole), named)
+            chain_call = build.ChainKernel(chain, shared)
+            names = [writer.shaped(v, kernel_shapes.get(x, v.shape)) for v, x in zip(values, layouts, strict=True)]
+            writer.write(writer.bind("chain", chain_call), names)
             return
         if kernel is None:
-            named, n = [writer.name(v) for v in values], len(self.inputs)
+            names, n = [writer.name(v) for v in values], len(self.inputs)
             writer.lines += generate.numpy_lines(
                 chain,
-                named[:n],
-                named[n:],
+                names[:n],
+                names[n:],
                 shared,
                 lambda i, dtype: writer.scratch(i, dtype, shape),
                 lambda _, c: writer.bind("c", c),
             )
             return
-        dummies, named = [], []
+        dummies, names = [], []
         for v, x in zip(values, layouts, strict=True):
-            wanted, array = fit.get(x, v.shape), writer.array(v)
-            named.append(writer.shaped(v, wanted))
-            array = np.empty(wanted, v.dtype) if array is None else array.reshape(wanted)
+            kernel_shape, array = kernel_shapes.get(x, v.shape), writer.array(v)
+            names.append(writer.shaped(v, kernel_shape))
+            array = np.empty(kernel_shape, v.dtype) if array is None else array.reshape(kernel_shape)
             dummies.append(array[:0] if x in generate.SLICED else np.empty_like(array))
         kernel(*dummies)  # compiles it, or reads it from the cache
-        writer.write(writer.bind("chain", kernel), named)
+        writer.write(writer.bind("chain", kernel), names)
 
     def launch(self, launcher: Launcher) -> Launch:
         arrays = [launcher.array(v) for v in (*self.inputs, *self.outputs)]
@@ -192,9 +196,9 @@ def sums_of(call: Call, shape: Shape, split: Rows) -> list[Value] | None:
 
 def launch_chain(launcher: Launcher, chain: Chain, shared: Mapping[int, int], shape: Shape, arrays: list[Array]) -> Launch:
     """The launch of a chain over arrays of this shape."""
-    two = (math.prod(shape[:-1]), shape[-1]) if shape else (1, 1)
-    fit = {"full": two, "column": (two[0], 1)}
-    arrays = [a.reshape(fit.get(x, a.shape)) for a, x in zip(arrays, generate.layouts_of(chain), strict=True)]
+    matrix_shape = (math.prod(shape[:-1]), shape[-1]) if shape else (1, 1)
+    kernel_shapes = {"full": matrix_shape, "column": (matrix_shape[0], 1)}
+    arrays = [a.reshape(kernel_shapes.get(x, a.shape)) for a, x in zip(arrays, generate.layouts_of(chain), strict=True)]
     kernel = chain_kernel(chain, tuple(sorted(shared.items())))
     return kernel.bind(*arrays) if kernel is not None else functools.partial(by_cupy, launcher.xp, chain, arrays)
 

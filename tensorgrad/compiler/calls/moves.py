@@ -68,8 +68,8 @@ class Put(Call):
         out = writer.name(self.outputs[0])
         if writer.shared(self) != {0: 0}:
             writer.lines.append(f"copyto({out}, {x})")
-        put_there = writer.bind("put", functools.partial(put_at, self.attrs["index"]))
-        writer.lines.append(f"{put_there}({', '.join([out, v, *indices])})")
+        put_name = writer.bind("put", functools.partial(put_at, self.attrs["index"]))
+        writer.lines.append(f"{put_name}({', '.join([out, v, *indices])})")
 
     def launch(self, launcher: Launcher) -> Launch:
         inputs, out = [launcher.array(v) for v in self.inputs], launcher.array(self.outputs[0])
@@ -91,11 +91,11 @@ class Pad(Apply):
 
     def emit(self, writer: Writer) -> None:
         (x,), (out,) = self.inputs, self.outputs
-        whole = writer.array(out)
-        if whole is None:
+        array = writer.array(out)
+        if array is None:
             super().emit(writer)
             return
-        part = whole[self.attrs["index"]]
+        part = array[self.attrs["index"]]
         writer.write("clear", [writer.name(out)])
         writer.write("copyto", [writer.bind("b", part), writer.name(x)])
 

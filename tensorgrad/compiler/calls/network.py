@@ -31,14 +31,14 @@ class Network(Call):
     def compute(self, *inputs: Any) -> list[Array]:
         x, t, g, *parameters = inputs
         weights, biases = parameters[::2], parameters[1::2]
-        made = [x]
+        activations = [x]
         for w, b in zip(weights, biases, strict=True):
-            made.append((np.maximum(made[-1], 0) if made[1:] else x) @ w + b)
-        loss, d = np.empty((), x.dtype), np.empty(made[-1].shape, x.dtype)
-        reference.softmax_cross_entropy(made[-1], t, g, len(x), loss, d.reshape(-1))
+            activations.append((np.maximum(activations[-1], 0) if activations[1:] else x) @ w + b)
+        loss, d = np.empty((), x.dtype), np.empty(activations[-1].shape, x.dtype)
+        reference.softmax_cross_entropy(activations[-1], t, g, len(x), loss, d.reshape(-1))
         results = [loss]
         for i in reversed(range(len(weights))):
-            a = np.maximum(made[i], 0) if i else x
+            a = np.maximum(activations[i], 0) if i else x
             results[1:1] = [a.T @ d, reference.column_sum(d)]
             d = np.where(a > 0, d @ weights[i].T, x.dtype.type(0))
         return results[: len(self.outputs)]

@@ -27,8 +27,8 @@ class Matmul(Call):
             return None
         if split.columns(a) and split.rows(b):
             return list(self.outputs)
-        alone = not split.rows(b) and not split.columns(b)
-        return [] if split.rows(a) and alone and len(b.shape) == 2 else None
+        is_unsplit = not split.rows(b) and not split.columns(b)
+        return [] if split.rows(a) and is_unsplit and len(b.shape) == 2 else None
 
     def emit(self, writer: Writer) -> None:
         a, b = self.inputs
@@ -36,10 +36,10 @@ class Matmul(Call):
         function = "multiply" if len(a.shape) == len(b.shape) == 2 and a.shape[1] == 1 else "matmul"
         if self.flops >= (thresholds.SHARED_PRODUCT if writer.threads > 1 else thresholds.PRODUCT):
             function = writer.bind("product", products.matmul)
-        given = [writer.name(v) for v in (a, b, self.outputs[0])]
+        arguments = [writer.name(v) for v in (a, b, self.outputs[0])]
         if len(a.shape) > len(b.shape) == 2 and a.contiguous:  # all rows at once; NumPy would call BLAS for each matrix
-            given[::2] = [writer.shaped(v, (math.prod(v.shape[:-1]), v.shape[-1])) for v in (a, self.outputs[0])]
-        writer.write(function, given)
+            arguments[::2] = [writer.shaped(v, (math.prod(v.shape[:-1]), v.shape[-1])) for v in (a, self.outputs[0])]
+        writer.write(function, arguments)
 
     def launch(self, launcher: Launcher) -> Launch:
         a, b = (launcher.array(v) for v in self.inputs)

@@ -67,14 +67,14 @@ class Reduction(Call):
     def emit(self, writer: Writer) -> None:
         x, out = writer.name(self.inputs[0]), writer.name(self.outputs[0])
         dtype, shape = self.inputs[0].dtype, self.inputs[0].shape
-        middle = build.middle_sum_kernel(dtype) if self.is_middle_sum else None
-        along = build.row_sum_kernel(dtype) if self.is_row_sum else None
-        if middle is not None:
-            writer.write(writer.bind("middle_sum", middle), [x, out])
-        elif along is not None:
+        middle_kernel = build.middle_sum_kernel(dtype) if self.is_middle_sum else None
+        row_kernel = build.row_sum_kernel(dtype) if self.is_row_sum else None
+        if middle_kernel is not None:
+            writer.write(writer.bind("middle_sum", middle_kernel), [x, out])
+        elif row_kernel is not None:
             rows = (math.prod(shape[:-1]), shape[-1])
-            given = [writer.shaped(self.inputs[0], rows), writer.shaped(self.outputs[0], rows[:1])]
-            writer.write(writer.bind("row_sum", along), given)
+            arguments = [writer.shaped(self.inputs[0], rows), writer.shaped(self.outputs[0], rows[:1])]
+            writer.write(writer.bind("row_sum", row_kernel), arguments)
         elif self.inputs[0].contiguous:
             writer.lines.append(f"{self.function}.reduce({x}, {self.axes}, None, {out})")
         else:  # NumPy 2.1 gives different results with `out` for arrays with negative strides

@@ -25,8 +25,8 @@ class TakeRows(Apply):
         if kernel is None or not writer.has_memory(y):
             super().emit(writer)
             return
-        given = [writer.shaped(w, (w.shape[0], k)), writer.shaped(t, (n,)), writer.shaped(y, (n, k))]
-        writer.write(writer.bind("take_rows", kernel), given)
+        arguments = [writer.shaped(w, (w.shape[0], k)), writer.shaped(t, (n,)), writer.shaped(y, (n, k))]
+        writer.write(writer.bind("take_rows", kernel), arguments)
 
 
 class AddRows(Apply):
@@ -41,5 +41,5 @@ class AddRows(Apply):
         if kernel is None or not writer.has_memory(y):
             super().emit(writer)
             return
-        given = [writer.shaped(x, (n, k)), writer.shaped(t, (n,)), writer.shaped(y, (y.shape[0], k))]
-        writer.write(writer.bind("sum_rows", kernel), given)
+        arguments = [writer.shaped(x, (n, k)), writer.shaped(t, (n,)), writer.shaped(y, (y.shape[0], k))]
+        writer.write(writer.bind("sum_rows", kernel), arguments)
