@@ -111,7 +111,7 @@ def test_sums_have_the_same_bits_each_time() -> None:
     library.backwards(False)
     assert len({s.tobytes() for s in sums}) == len({x.tobytes() for x in losses}) == 1
     np.testing.assert_allclose(sums[0], np.where(unit > 0, g, 0).sum(0), rtol=1e-5, atol=1e-4)
-    counters = [a for key, a in launch._kept.items() if key[0] is cupy(False) and key[3] == "arrived"]
+    counters = [a for key, a in launch._scratch.items() if key[0] is cupy(False) and key[3] == "arrived"]
     assert counters
     assert not any(c.any() for c in counters)
 

@@ -21,10 +21,10 @@ def kernel(name: str, dtype: Any) -> Kernel | None:
 def kernel_of(name: str, *arrays: Any) -> Kernel | None:
     """The same, if it exists for such arrays and is worthwhile for their size."""
     first = arrays[0]
-    known = type(first) is np.ndarray and first.dtype.char in "fd" and first.size >= thresholds.KERNEL
-    alike = all(type(a) is np.ndarray and a.dtype == first.dtype and a.shape == first.shape for a in arrays)
-    whole = known and alike and all(a.flags.c_contiguous for a in arrays)
-    return kernel(name, first.dtype) if whole and build.has_numba() else None
+    is_supported = type(first) is np.ndarray and first.dtype.char in "fd" and first.size >= thresholds.KERNEL
+    have_same_form = all(type(a) is np.ndarray and a.dtype == first.dtype and a.shape == first.shape for a in arrays)
+    is_usable = is_supported and have_same_form and all(a.flags.c_contiguous for a in arrays)
+    return kernel(name, first.dtype) if is_usable and build.has_numba() else None
 
 
 def softmax_of_seen(z: Any, start: int, causal: bool) -> bool:

@@ -123,7 +123,7 @@ class ChainKernel:
         self.layouts = generate.layouts_of(chain)
         self.flat = all(layout in ("full", "number") for layout in self.layouts)
         self.splits = "sum" not in self.layouts
-        self.whole = self.layouts.index("full")
+        self.full_index = self.layouts.index("full")
         self.numpy = numpy_kernel(chain, self.shared)
 
     @cached_property
@@ -131,10 +131,10 @@ class ChainKernel:
         return numba_kernel(self.chain, self.shared, self.flat)
 
     def __call__(self, *arrays: Array) -> None:
-        full = arrays[self.whole]
+        full = arrays[self.full_index]
         if self.flat and full.ndim != 1:
             arrays = tuple([a if x == "number" else a.reshape(-1) for a, x in zip(arrays, self.layouts, strict=True)])
-            full = arrays[self.whole]
+            full = arrays[self.full_index]
         run = self.numba if self.flat or full.ndim == 2 else None
         if run is None:
             rows = max(thresholds.SLICE // max(full.size // max(len(full), 1), 1), 1)
@@ -155,15 +155,15 @@ class ChainKernel:
         """Run the chain on slices of rows, accumulating column sums."""
         for start in range(0, rows, thresholds.COLUMN):
             part = slice(start, start + thresholds.COLUMN)
-            sums = [np.empty_like(a) for a, x in zip(arrays, self.layouts, strict=True) if x == "sum"] if start else []
-            given = iter(sums)
+            partial_sums = [np.empty_like(a) for a, x in zip(arrays, self.layouts, strict=True) if x == "sum"] if start else []
+            remaining = iter(partial_sums)
             run(*[
-                a[part] if x in generate.SLICED else next(given, a) if x == "sum" else a
+                a[part] if x in generate.SLICED else next(remaining, a) if x == "sum" else a
                 for a, x in zip(arrays, self.layouts, strict=True)
             ])  # fmt: skip
             totals = [a for a, x in zip(arrays, self.layouts, strict=True) if x == "sum"]
-            for total, more in zip(totals, sums, strict=False):
-                np.add(total, more, out=total)
+            for total, partial in zip(totals, partial_sums, strict=False):
+                np.add(total, partial, out=total)
 
 
 def fast_kernel(name: str, *arrays: Any) -> Kernel | None:

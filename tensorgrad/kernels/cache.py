@@ -59,18 +59,19 @@ def kernel_folder() -> Path:
 
 def read(path: Path) -> bytes | None:
     """The content that `write` put into a file; None if it does not exist. Raises OSError or ValueError for any other file."""
-    only = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)  # only regular files: no links, and no pipes that block
+    # only regular files: no links, and no pipes that block
+    regular_only = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
     try:
-        file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | only))  # noqa: SIM115  (closed below)
+        file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | regular_only))  # noqa: SIM115  (closed below)
     except FileNotFoundError:
         return None
     with file:
         check_is_private(os.fstat(file.fileno()), path)
-        written = file.read()
+        data = file.read()
     start = len(MAGIC) + 32
-    if written[:start] != MAGIC + hashlib.sha256(written[start:]).digest():
+    if data[:start] != MAGIC + hashlib.sha256(data[start:]).digest():
         raise ValueError(f"{path.name} is damaged")
-    return written[start:]
+    return data[start:]
 
 
 def write(path: Path, content: bytes) -> None:
@@ -89,10 +90,10 @@ def write(path: Path, content: bytes) -> None:
 _warned: set[str] = set()
 
 
-def warn_once(about: str, message: str) -> None:
+def warn_once(subject: str, message: str) -> None:
     """Warn once per subject and process."""
-    if about not in _warned:
-        _warned.add(about)
+    if subject not in _warned:
+        _warned.add(subject)
         warn(message)
 
 

@@ -30,7 +30,7 @@ def one_step(function: str, layouts: str, char: str, constants: tuple[float, ...
     return ChainKernel(chain, {0: 0} if shared else {})
 
 
-def fits(*arrays: Any) -> bool:
+def are_supported(*arrays: Any) -> bool:
     """Whether arrays are C-contiguous, with the same shape and the same supported dtype."""
     first = arrays[0]
     if type(first) is not np.ndarray or first.dtype.char not in "fd":
@@ -41,7 +41,7 @@ def fits(*arrays: Any) -> bool:
 
 def add_row(y: Array, b: Array) -> Array:
     """y + b, in place of y; y (..., n), b (n), of the same dtype."""
-    if y.size < thresholds.KERNEL or not fits(y) or y.ndim != 2 or not b.flags.c_contiguous:
+    if y.size < thresholds.KERNEL or not are_supported(y) or y.ndim != 2 or not b.flags.c_contiguous:
         return np.add(y, b, out=y)
     one_step("add", "full row", y.dtype.char, shared=True)(y, b, y)
     return y
@@ -49,7 +49,7 @@ def add_row(y: Array, b: Array) -> Array:
 
 def relu(x: Array) -> Array:
     """max(x, 0)"""
-    if x.size < thresholds.KERNEL or not fits(x):
+    if x.size < thresholds.KERNEL or not are_supported(x):
         return np.maximum(x, 0)
     y = new(x.shape, x.dtype)
     one_step("maximum", "full", x.dtype.char, (0.0,))(x, y)
@@ -62,7 +62,7 @@ def computed(formula: Callable[..., Any], *values: Any) -> Any:
     formula  a function of the values that returns one of the same shape and dtype; cached by identity
     """
     first = values[0]
-    if type(first) is not np.ndarray or first.size < thresholds.KERNEL or not fits(*values):
+    if type(first) is not np.ndarray or first.size < thresholds.KERNEL or not are_supported(*values):
         return formula(*values)
     y = new(first.shape, first.dtype)
     formula_kernel(formula, len(values), first.dtype.char)(*values, y)
@@ -79,7 +79,7 @@ def erf(x: Any) -> Any:
     """The error function of an array; in a chain, a single step."""
     if isinstance(x, Symbol):
         return x.record("erf", error_function.erf, (x,))
-    if type(x) is not np.ndarray or x.size < thresholds.KERNEL or not fits(x):
+    if type(x) is not np.ndarray or x.size < thresholds.KERNEL or not are_supported(x):
         return error_function.erf(x)
     y = new(x.shape, x.dtype)
     one_step("erf", "full", x.dtype.char)(x, y)
@@ -89,7 +89,7 @@ def erf(x: Any) -> Any:
 def relu_grad(g: Array, unit: Array) -> Array:
     """g where unit > 0, else exactly 0; of the same dtype and shape."""
     y = new(g.shape, g.dtype)
-    if g.ndim and g.size and fits(g, unit):
+    if g.ndim and g.size and are_supported(g, unit):
         one_step("relu_grad", "full full", g.dtype.char)(g, unit, y)
     else:
         reference.relu_grad(g, unit, y)
@@ -110,7 +110,7 @@ def div_grad(g: Any, d: Any) -> Any:
 
 def few_classes(z: Array) -> bool:
     """Whether rows of scores are so short that a loop over them is faster than NumPy."""
-    return z.ndim == 2 and 0 < z.shape[1] <= thresholds.CLASSES and len(z) > 0 and fits(z)
+    return z.ndim == 2 and 0 < z.shape[1] <= thresholds.CLASSES and len(z) > 0 and are_supported(z)
 
 
 def log_softmax(z: Array) -> Array | None:
@@ -131,8 +131,8 @@ def cross_entropy_grad(logp: Array, t: Array, factor: Any) -> Array | None:
     if kernel is None:
         return None
     dz = np.empty_like(logp)
-    wrong = kernel(logp.reshape(-1), t.reshape(-1), np.asarray(factor, logp.dtype), dz.reshape(-1))
-    return dz if wrong < 0 else None
+    invalid_row = kernel(logp.reshape(-1), t.reshape(-1), np.asarray(factor, logp.dtype), dz.reshape(-1))
+    return dz if invalid_row < 0 else None
 
 
 def add_rows(y: Array, t: Array, x: Array) -> bool:

@@ -37,8 +37,8 @@ def behind(xp: Xp, e: Array, skips: Array, steps: Array, ends: Array) -> Array:
     last = xp.where(ends, xp.zeros((), e.dtype), xp.asarray(LEAST, e.dtype))
     for j in reversed(range(t)):
         xp.copyto(b[j], joined(xp, c, passing)[:, ::-1])
-        at = j + 1 == steps
-        b[j] = xp.where(at[:, None], last, b[j])
+        is_last_step = j + 1 == steps
+        b[j] = xp.where(is_last_step[:, None], last, b[j])
         b[j] = xp.where((j + 1 > steps)[:, None], xp.asarray(LEAST, e.dtype), b[j])
         c[:, 2:] = (b[j] + e[j])[:, ::-1]
     return b
@@ -52,8 +52,8 @@ def joined(xp: Xp, a: Array, passing: Array) -> Array:
     skip -= top
     total = xp.exp(skip, out=skip)
     for part in (stay, go):
-        other = part - top
-        total += xp.exp(other, out=other)
+        shifted = part - top
+        total += xp.exp(shifted, out=shifted)
     xp.log(total, out=total)
     total += top
     return total

@@ -67,7 +67,7 @@ class Gemm(NamedTuple):
     batch: int = 1
 
 
-def fits(a: Array, b: Array, out: Array) -> bool:
+def is_supported(a: Array, b: Array, out: Array) -> bool:
     """Whether `product` supports these arrays."""
     return a.dtype.char in TYPES and a.dtype == b.dtype == out.dtype and gemm(*flattened(a, b, out)) is not None
 
@@ -116,22 +116,22 @@ def flattened(a: Array, b: Array, out: Array) -> tuple[Array, Array, Array]:
 
 
 def product(a: Array, b: Array, out: Array) -> None:
-    """out = a b, on the current stream; all float16, float32 or float64. Raises ValueError for arrays that `fits` excludes."""
+    """out = a b, on the current stream; all float16, float32 or float64. Raises ValueError for other arrays."""
     bound(a, b, out)()
 
 
 def bound(a: Array, b: Array, out: Array) -> Callable[[], None]:
     """`product` of these arrays on the current stream as a function without arguments, with the current precision."""
     a, b, out = flattened(a, b, out)
-    found = gemm(a, b, out)
-    if found is None or a.dtype.char not in TYPES or not a.dtype == b.dtype == out.dtype:
+    gemm_arguments = gemm(a, b, out)
+    if gemm_arguments is None or a.dtype.char not in TYPES or not a.dtype == b.dtype == out.dtype:
         raise ValueError(f"cuBLAS: cannot multiply {a.shape} {a.dtype} and {b.shape} {b.dtype} into {out.shape} {out.dtype}")
     handle = handle_for(cupy().cuda.Device().id, cupy().cuda.get_current_stream().ptr)
     kind = TYPES[a.dtype.char]
     compute = {"e": COMPUTE_32F, "d": COMPUTE_64F}.get(a.dtype.char, PRECISIONS[_precision])
     scalar = ctypes.c_double if a.dtype.char == "d" else ctypes.c_float
     one, zero = scalar(1), scalar(0)
-    g, pointers = found, (address(b), address(a), address(out))
+    g, pointers = gemm_arguments, (address(b), address(a), address(out))
     arguments: tuple[Any, ...]
     if g.batch == 1:
         name = "cublasGemmEx"
@@ -146,9 +146,9 @@ def bound(a: Array, b: Array, out: Array) -> Callable[[], None]:
             g.strideb, ctypes.byref(zero), pointers[2], kind, g.ldc, g.stridec, g.batch, compute, DEFAULT_ALGORITHM,
         )  # fmt: skip
     function = getattr(library(), name)
-    kept = (a, b, out, one, zero)  # keeps alive the memory behind the pointers
+    keepalive = (a, b, out, one, zero)  # keeps alive the memory behind the pointers
 
-    def run(kept: Any = kept) -> None:
+    def run(keepalive: Any = keepalive) -> None:
         if status := function(handle, *arguments):
             raise TensorgradError(f"cuBLAS: {name} failed with status {status} for {a.shape} times {b.shape} {a.dtype}")
 

@@ -42,18 +42,18 @@ def product_calls(machine: Machine, a: Operand, b: Operand, out: Operand, count:
     if count < 2:
         return as_list(product_instruction(machine, a, b, out))
     if way == "rows":
-        each = [product_instruction(machine, a.part(0, *part), b, out.part(0, *part)) for part in split(m, count)]
+        instructions = [product_instruction(machine, a.part(0, *part), b, out.part(0, *part)) for part in split(m, count)]
     elif way == "columns":
-        each = [product_instruction(machine, a, b.part(1, *part), out.part(1, *part)) for part in split(n, count)]
+        instructions = [product_instruction(machine, a, b.part(1, *part), out.part(1, *part)) for part in split(n, count)]
     else:
         sums = np.empty((count, m, n), out.form.dtype)
         totals = Operand(Form.of(sums), array=sums)
-        each = [
+        instructions = [
             product_instruction(machine, a.part(1, *part), b.part(0, *part), totals.item(i))
             for i, part in enumerate(split(k, count))
         ]
-    complete = [instruction for instruction in each if instruction is not None]
-    if len(complete) < len(each):
+    complete = [instruction for instruction in instructions if instruction is not None]
+    if len(complete) < len(instructions):
         return []
     (fork,) = make_fork(machine, [[instruction] for instruction in complete])
     return [fork, total_instruction(machine, totals, out)] if way == "terms" else [fork]
@@ -64,10 +64,10 @@ def stack_product_calls(machine: Machine, a: Operand, b: Operand, out: Operand, 
     size = out.form.shape[0]
     if not 0 < size <= MAX_MATRICES or any(len(x.form.shape) == 3 and x.form.shape[0] != size for x in (a, b)):
         return []
-    each = [
+    instructions = [
         product_instruction(machine, *(x.item(i) if len(x.form.shape) == 3 else x for x in (a, b, out))) for i in range(size)
     ]
-    complete = [instruction for instruction in each if instruction is not None]
+    complete = [instruction for instruction in instructions if instruction is not None]
     if len(complete) < size:
         return []
     return make_fork(machine, [complete[i:j] for i, j in split(size, count)])
@@ -76,7 +76,7 @@ def stack_product_calls(machine: Machine, a: Operand, b: Operand, out: Operand, 
 def chain_calls(machine: Machine, kernel: ChainKernel, operands: Sequence[Operand], count: int) -> list[Instruction]:
     """Instructions for an elementwise chain, in `count` threads; none if it needs Python."""
     loop = kernel.numba
-    shape = operands[kernel.whole].form.shape
+    shape = operands[kernel.full_index].form.shape
     if not isinstance(loop, Loop) or not kernel.splits or len(shape) != (1 if kernel.flat else 2):
         return []
     parts = []

@@ -72,29 +72,30 @@ def numpy_lines(
     first = len(chain.operands)
     last = chain.last_use()
     target = {register: k for k, (register, layout) in enumerate(chain.results) if layout == "full"}
-    kept = {register for register, _ in chain.results}
-    called: dict[Register, str] = dict(enumerate(operands))
-    owner: dict[Register, str] = {}  # the dtype of a register's scratch array
+    result_registers = {register for register, _ in chain.results}
+    array_names: dict[Register, str] = dict(enumerate(operands))
+    scratch_dtype: dict[Register, str] = {}  # the dtype of a register's scratch array
     free: dict[str, list[str]] = {}
-    made = 0
+    scratch_count = 0
     lines = []
     for i, step in enumerate(chain.steps):
         register = first + i
         inputs = [
-            called[a.register] if isinstance(a, Ref) else constant(constant_name(i, n), a) for n, a in enumerate(step.inputs)
+            array_names[a.register] if isinstance(a, Ref) else constant(constant_name(i, n), a)
+            for n, a in enumerate(step.inputs)
         ]
         for a in {a.register for a in step.inputs if isinstance(a, Ref)}:
-            if last[a] == i and a in owner and a not in kept:
-                free.setdefault(owner.pop(a), []).append(called[a])  # this step may already write to it
+            if last[a] == i and a in scratch_dtype and a not in result_registers:
+                free.setdefault(scratch_dtype.pop(a), []).append(array_names[a])  # this step may already write to it
         k = target.get(register)
-        if k is not None and (k not in shared or (last.get(shared[k], -1) <= i and shared[k] not in kept)):
-            called[register] = results[k]
+        if k is not None and (k not in shared or (last.get(shared[k], -1) <= i and shared[k] not in result_registers)):
+            array_names[register] = results[k]
         else:
             if not free.get(step.dtype):
-                free[step.dtype] = [scratch(made, step.dtype)]
-                made += 1
-            called[register], owner[register] = free[step.dtype].pop(), step.dtype
-        line = f"{step.function}({', '.join(inputs)}, out={called[register]})"
+                free[step.dtype] = [scratch(scratch_count, step.dtype)]
+                scratch_count += 1
+            array_names[register], scratch_dtype[register] = free[step.dtype].pop(), step.dtype
+        line = f"{step.function}({', '.join(inputs)}, out={array_names[register]})"
         if step.quiet:
             ignored = ", ".join(f"{kind}='ignore'" for kind in step.quiet)
             line = f"with errstate({ignored}): {line}"
@@ -102,9 +103,9 @@ def numpy_lines(
     copies = []
     for k, (register, layout) in enumerate(chain.results):
         if layout == "sum":
-            lines += total(called[register], results[k])
-        elif called[register] != results[k]:
-            copies.append(f"copyto({results[k]}, {called[register]})")
+            lines += total(array_names[register], results[k])
+        elif array_names[register] != results[k]:
+            copies.append(f"copyto({results[k]}, {array_names[register]})")
     return [*lines, *copies]
 
 
@@ -143,18 +144,18 @@ def numba_source(chain: Chain, shared: Mapping[int, int], flat: bool) -> str | N
     dtypes = {chain.dtype(r) for r in range(len(chain.operands) + len(chain.steps))} - {"bool"}
     decays = decaying(chain)
     texts = [DECAY if i in decays else expression(step) for i, step in enumerate(chain.steps)]
-    called = [name for name in IN_ARITHMETIC if any(text and text.startswith(f"{name}(") for text in texts)]
+    imported = [name for name in IN_ARITHMETIC if any(text and text.startswith(f"{name}(") for text in texts)]
     if len(dtypes) != 1 or not dtypes <= {"float32", "float64"} or None in texts:
         return None
     if any(s.dtype == "bool" and s.function not in COMPARISONS for s in chain.steps):  # NumPy's True + True is True
         return None
     kind = dtypes.pop()
     operands, results = names(chain)
-    at = {"full": "[i]" if flat else "[i, j]", "row": "[j]", "column": "[i, 0]", "number": "[()]"}
+    subscripts = {"full": "[i]" if flat else "[i, j]", "row": "[j]", "column": "[i, 0]", "number": "[()]"}
     full = next(a for a, layout in zip([*operands, *results], layouts_of(chain), strict=True) if layout == "full")
     constants = {"zero": f"{kind}(0)", "one": f"{kind}(1)"}
     # All operands are read first: a read inside a conditional would prevent vectorisation
-    reads = {i: f"x{i} = {a}{at[o.layout]}" for i, (a, o) in enumerate(zip(operands, chain.operands, strict=True))}
+    reads = {i: f"x{i} = {a}{subscripts[o.layout]}" for i, (a, o) in enumerate(zip(operands, chain.operands, strict=True))}
     numbers = [line for i, line in reads.items() if chain.operands[i].layout == "number"]
     body = [line for i, line in reads.items() if chain.operands[i].layout != "number"]
     for i, (step, text) in enumerate(zip(chain.steps, texts, strict=True), len(operands)):
@@ -174,13 +175,13 @@ def numba_source(chain: Chain, shared: Mapping[int, int], flat: bool) -> str | N
         for k, (register, layout) in enumerate(chain.results)
         if layout == "full"
     }
-    body += [f"{name}{at['full']} = x{register}" for register, name in stored.items()]
+    body += [f"{name}{subscripts['full']} = x{register}" for register, name in stored.items()]
     # a separate loop for a sum, over a row in the cache: the same loop would not be vectorised
     sums = [(results[k], register) for k, (register, layout) in enumerate(chain.results) if layout == "sum"]
-    after = [f"{name}[j] += {stored[register]}[i, j]" for name, register in sums if register in stored]
+    sum_loop = [f"{name}[j] += {stored[register]}[i, j]" for name, register in sums if register in stored]
     body += [f"{name}[j] += x{register}" for name, register in sums if register not in stored]
     lines = ["from math import sqrt", "", "from numpy import float32, float64", ""]
-    lines += [f"from tensorgrad.kernels.fast import {', '.join(called)}", ""] if called else []
+    lines += [f"from tensorgrad.kernels.fast import {', '.join(imported)}", ""] if imported else []
     lines += [f"{name} = {value}" for name, value in constants.items()]
     lines += ["", "", f"def kernel({', '.join([*operands, *results])}):"]
     lines += [f"    {line}" for line in numbers] + [f"    {name}[:] = zero" for name, _ in sums]
@@ -189,15 +190,17 @@ def numba_source(chain: Chain, shared: Mapping[int, int], flat: bool) -> str | N
         lines += [f"        {line}" for line in body]
     else:
         lines += [f"        for j in range({full}.shape[1]):", *(f"            {line}" for line in body)]
-        lines += [f"        for j in range({full}.shape[1]):", *(f"            {line}" for line in after)] if after else []
+        lines += (
+            [f"        for j in range({full}.shape[1]):", *(f"            {line}" for line in sum_loop)] if sum_loop else []
+        )
     return "\n".join(lines) + "\n"
 
 
 def expression(step: Step) -> str | None:
     """The expression of a step in Numba's loop; None if NumPy would be faster."""
     number = step.inputs[-1]
-    known = None if isinstance(number, Ref) else WITH_NUMBER.get((step.function, float(number)))
-    return known or EXPRESSIONS.get(step.function) or APPROXIMATED.get(step.function)
+    special = None if isinstance(number, Ref) else WITH_NUMBER.get((step.function, float(number)))
+    return special or EXPRESSIONS.get(step.function) or APPROXIMATED.get(step.function)
 
 
 def decaying(chain: Chain) -> set[int]:
@@ -207,31 +210,31 @@ def decaying(chain: Chain) -> set[int]:
     def sign(a: Any) -> int:
         return signs.get(a.register, 0) if isinstance(a, Ref) else int(a > 0) - int(a < 0)
 
-    found = set()
+    decays = set()
     for i, step in enumerate(chain.steps):
-        of = [sign(a) for a in step.inputs]
+        input_signs = [sign(a) for a in step.inputs]
         match step.function:
-            case "exp" if of == [-1]:
-                found.add(i)
-                known = 1
+            case "exp" if input_signs == [-1]:
+                decays.add(i)
+                result_sign = 1
             case "square" | "absolute" | "sqrt" | "exp":
-                known = 1
+                result_sign = 1
             case "multiply" if step.inputs[0] == step.inputs[1]:
-                known = 1
+                result_sign = 1
             case "multiply":
-                known = of[0] * of[1]
+                result_sign = input_signs[0] * input_signs[1]
             case "divide" if not isinstance(step.inputs[1], Ref):  # division by -0.0 flips the sign
-                known = of[0] * of[1]
+                result_sign = input_signs[0] * input_signs[1]
             case "negative":
-                known = -of[0]
+                result_sign = -input_signs[0]
             case "add":
-                known = of[0] if of[0] == of[1] else 0
+                result_sign = input_signs[0] if input_signs[0] == input_signs[1] else 0
             case "minimum" if not isinstance(step.inputs[1], Ref) and step.inputs[1] <= 0:
-                known = -1
+                result_sign = -1
             case _:
-                known = 0
-        signs[len(chain.operands) + i] = known
-    return found
+                result_sign = 0
+        signs[len(chain.operands) + i] = result_sign
+    return decays
 
 
 def layouts_of(chain: Chain) -> list[str]:

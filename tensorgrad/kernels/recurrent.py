@@ -26,8 +26,8 @@ def step_of(name: str, widths: str, *arrays: Any) -> Kernel | None:
     first = arrays[0]
     if type(first) is not np.ndarray or first.dtype.char not in "fd" or not all(a.size for a in arrays):
         return None
-    alike = all(type(a) is np.ndarray and a.dtype == first.dtype for a in arrays)
-    return step_kernel(name, first.dtype, widths) if alike and build.has_numba() else None
+    have_same_dtype = all(type(a) is np.ndarray and a.dtype == first.dtype for a in arrays)
+    return step_kernel(name, first.dtype, widths) if have_same_dtype and build.has_numba() else None
 
 
 def lstm(z: Array, h0: Array, c0: Array, u: Array) -> Array | None:
@@ -40,14 +40,14 @@ def lstm(z: Array, h0: Array, c0: Array, u: Array) -> Array | None:
     y[0, 0], y[1, 0] = h0, c0
     h, c = y
 
-    def some(start: int, stop: int) -> None:
-        mine = slice(start, stop)
+    def run_rows(start: int, stop: int) -> None:
+        rows = slice(start, stop)
         a = np.empty((stop - start, z.shape[2]), z.dtype)
         for k in range(len(z)):
-            np.matmul(h[k, mine], u, out=a)
-            step(a, z[k, mine], c[k, mine], h[k + 1, mine], c[k + 1, mine])
+            np.matmul(h[k, rows], u, out=a)
+            step(a, z[k, rows], c[k, rows], h[k + 1, rows], c[k + 1, rows])
 
-    threads.in_shares(some, len(h0), z.size)
+    threads.in_shares(run_rows, len(h0), z.size)
     return y
 
 
@@ -61,21 +61,21 @@ def lstm_grad(g: Array, y: Array, z: Array, u: Array) -> Array | None:
     z = np.ascontiguousarray(z)
     d, size = new((*h.shape[:2], 4 * len(u)), h.dtype), len(u)
     of_c, forget = new((2, *c[1:].shape), z.dtype)
-    dh, dc, back = np.zeros_like(h[0]), np.zeros_like(h[0]), u.T.copy()
+    dh, dc, u_transposed = np.zeros_like(h[0]), np.zeros_like(h[0]), u.T.copy()
 
-    def all_slopes(start: int, stop: int) -> None:
-        mine = slice(start, stop)  # of all rows of all steps, whose states are known by now
-        np.matmul(flat(h[:-1])[mine], u, out=flat(d[:-1])[mine])
-        slopes(*[flat(x)[mine] for x in (d[:-1], z, c[:-1], c[1:], of_c, forget)])
+    def compute_slopes(start: int, stop: int) -> None:
+        rows = slice(start, stop)  # of all rows of all steps, whose states are known by now
+        np.matmul(flat(h[:-1])[rows], u, out=flat(d[:-1])[rows])
+        slopes(*[flat(x)[rows] for x in (d[:-1], z, c[:-1], c[1:], of_c, forget)])
 
-    def some(start: int, stop: int) -> None:
-        mine = slice(start, stop)
+    def run_rows(start: int, stop: int) -> None:
+        rows = slice(start, stop)
         for k in reversed(range(len(z))):
-            step(d[k, mine], of_c[k, mine], forget[k, mine], gh[k + 1, mine], gc[k + 1, mine], dh[mine], dc[mine])
-            np.matmul(d[k, mine], back, out=dh[mine])
+            step(d[k, rows], of_c[k, rows], forget[k, rows], gh[k + 1, rows], gc[k + 1, rows], dh[rows], dc[rows])
+            np.matmul(d[k, rows], u_transposed, out=dh[rows])
 
-    threads.in_shares(all_slopes, z.shape[0] * z.shape[1], z.size)
-    threads.in_shares(some, len(dh), z.size)
+    threads.in_shares(compute_slopes, z.shape[0] * z.shape[1], z.size)
+    threads.in_shares(run_rows, len(dh), z.size)
     d[-1, :, :size] = dh + gh[0]
     d[-1, :, size : 2 * size] = dc + gc[0]
     d[-1, :, 2 * size :] = 0
@@ -91,14 +91,14 @@ def gru(z: Array, h0: Array, u: Array, b: Array) -> Array | None:
     y = new((len(z) + 1, *h0.shape), z.dtype)
     y[0] = h0
 
-    def some(start: int, stop: int) -> None:
-        mine = slice(start, stop)
+    def run_rows(start: int, stop: int) -> None:
+        rows = slice(start, stop)
         a = np.empty((stop - start, z.shape[2]), z.dtype)
         for k in range(len(z)):
-            np.matmul(y[k, mine], u, out=a)
-            step(a, z[k, mine], b, y[k, mine], y[k + 1, mine])
+            np.matmul(y[k, rows], u, out=a)
+            step(a, z[k, rows], b, y[k, rows], y[k + 1, rows])
 
-    threads.in_shares(some, len(h0), z.size)
+    threads.in_shares(run_rows, len(h0), z.size)
     return y
 
 
@@ -110,22 +110,22 @@ def gru_grad(g: Array, y: Array, z: Array, u: Array, b: Array) -> Array | None:
     g, y, z, b = (np.ascontiguousarray(x) for x in (g, y, z, b))
     d, size = new((*y.shape[:2], 4 * len(u)), y.dtype), len(u)
     keep = new(y[1:].shape, z.dtype)
-    dh, back = np.zeros_like(y[0]), u.T.copy()
-    through = np.empty_like(dh)
+    dh, u_transposed = np.zeros_like(y[0]), u.T.copy()
+    product = np.empty_like(dh)
 
-    def all_slopes(start: int, stop: int) -> None:
-        mine = slice(start, stop)  # of all rows of all steps, whose states are known by now
-        np.matmul(flat(y[:-1])[mine], u, out=flat(d[:-1])[mine, : 3 * size])
-        slopes(flat(d[:-1])[mine], flat(z)[mine], b, flat(y[:-1])[mine], flat(keep)[mine])
+    def compute_slopes(start: int, stop: int) -> None:
+        rows = slice(start, stop)  # of all rows of all steps, whose states are known by now
+        np.matmul(flat(y[:-1])[rows], u, out=flat(d[:-1])[rows, : 3 * size])
+        slopes(flat(d[:-1])[rows], flat(z)[rows], b, flat(y[:-1])[rows], flat(keep)[rows])
 
-    def some(start: int, stop: int) -> None:
-        mine = slice(start, stop)
+    def run_rows(start: int, stop: int) -> None:
+        rows = slice(start, stop)
         for k in reversed(range(len(z))):
-            step(d[k, mine], keep[k, mine], g[k + 1, mine], dh[mine])
-            dh[mine] += np.matmul(d[k, mine, : 3 * size], back, out=through[mine])
+            step(d[k, rows], keep[k, rows], g[k + 1, rows], dh[rows])
+            dh[rows] += np.matmul(d[k, rows, : 3 * size], u_transposed, out=product[rows])
 
-    threads.in_shares(all_slopes, z.shape[0] * z.shape[1], z.size)
-    threads.in_shares(some, len(dh), z.size)
+    threads.in_shares(compute_slopes, z.shape[0] * z.shape[1], z.size)
+    threads.in_shares(run_rows, len(dh), z.size)
     d[-1, :, :size] = dh + g[0]
     d[-1, :, size:] = 0
     return d

@@ -113,16 +113,16 @@ def check_range(labels: Array, classes: int, op: str = "softmax_cross_entropy") 
         return
     # read as unsigned, a negative index is a huge one: a single pass finds both ends
     if labels.size and np.maximum.reduce(labels.view(unsigned(labels.dtype)), axis=None) >= classes:
-        bad = labels[(labels < 0) | (labels >= classes)].reshape(-1)[0]
-        raise LabelError(f"{op}: label {bad} is out of range, expected 0 to {classes - 1} for {classes} classes")
+        invalid = labels[(labels < 0) | (labels >= classes)].reshape(-1)[0]
+        raise LabelError(f"{op}: label {invalid} is out of range, expected 0 to {classes - 1} for {classes} classes")
 
 
 def check_rows(indices: Array, rows: int) -> None:
     """Raise LabelError unless every index is a non-negative row number."""
     # read as unsigned, a negative index is a huge one: a single pass finds both ends
     if indices.size and np.maximum.reduce(indices.view(unsigned(indices.dtype)), axis=None) >= rows:
-        outside = indices[(indices < 0) | (indices >= rows)].reshape(-1)[0]
-        raise LabelError(f"embedding: index {outside} is out of range, expected 0 to {rows - 1}")
+        invalid = indices[(indices < 0) | (indices >= rows)].reshape(-1)[0]
+        raise LabelError(f"embedding: index {invalid} is out of range, expected 0 to {rows - 1}")
 
 
 def softmax_cross_entropy(z: Array, t: Array, g: Array, samples: int, loss: Array, dz: Array) -> None:
@@ -133,12 +133,12 @@ def softmax_cross_entropy(z: Array, t: Array, g: Array, samples: int, loss: Arra
     loss = -1/samples sum log softmax(z)[i, t_i],   dz = g (softmax(z) - one_hot(t)) / samples
     """
     check_range(t, z.shape[-1])
-    dz, at = dz.reshape(z.shape), (np.arange(len(z)), t)
+    dz, label_index = dz.reshape(z.shape), (np.arange(len(z)), t)
     np.subtract(z, np.maximum.reduce(z, axis=1, keepdims=True), out=dz)
-    picked = dz[at].sum()
+    label_total = dz[label_index].sum()
     np.exp(dz, out=dz)
     mass = np.add.reduce(dz, axis=1, keepdims=True)
-    loss[...] = (np.log(mass).sum() - picked) / samples
+    loss[...] = (np.log(mass).sum() - label_total) / samples
     factor = g / z.dtype.type(samples)
     np.multiply(dz, factor / mass, out=dz)
-    dz[at] -= factor
+    dz[label_index] -= factor

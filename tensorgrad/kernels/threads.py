@@ -41,7 +41,7 @@ def set_num_threads(n: int) -> None:
         raise ArgumentError(f"set_num_threads: expected a positive integer, of at most {MOST}, got {n!r}")
     blas_libraries.cache_clear()  # SciPy may have loaded its own BLAS since
     _count = n
-    _turns.set_usual(n)
+    _turns.set_count(n)
 
 
 @functools.cache
@@ -67,13 +67,13 @@ def blas_threads(numbers: list[int]) -> None:
         getattr(library, "_real_set_num_threads", library.set_num_threads)(n)
 
 
-class _Inside(threading.local):
+class _PartState(threading.local):
     """Whether this thread is running a part of some work."""
 
-    parts = False
+    is_running = False
 
 
-_inside = _Inside()
+_part_state = _PartState()
 
 
 class Turns:
@@ -89,7 +89,7 @@ class Turns:
     steady      the threads in the steady mode. For speed they enter and leave without the lock, and check `contended` then
     single      the threads in the single-threaded mode, each once per entry
     contended   whether a thread is in that mode or waits for it: new threads queue behind it, so that none starves
-    usual       the numbers of BLAS threads to restore
+    counts_to_restore   the numbers of BLAS threads before the single-threaded mode
     """
 
     def __init__(self) -> None:
@@ -99,20 +99,20 @@ class Turns:
         self.single: list[int] = []
         self.contended = False
         self.queue: list[object] = []
-        self.usual: list[int] = []
+        self.counts_to_restore: list[int] = []
 
-    def wait(self, free: Callable[[], bool], take: Callable[[], Any]) -> None:
+    def wait(self, is_free: Callable[[], bool], take: Callable[[], Any]) -> None:
         """Wait until all earlier threads have had their turn."""
-        me = object()
+        ticket = object()
         try:
-            self.queue.append(me)
+            self.queue.append(ticket)
             self.contended = True
-            while self.queue[0] is not me or not free():
+            while self.queue[0] is not ticket or not is_free():
                 self.changed.wait()
             take()
         finally:
-            if me in self.queue:
-                self.queue.remove(me)
+            if ticket in self.queue:
+                self.queue.remove(ticket)
             self.wake()
 
     def wake(self) -> None:
@@ -146,29 +146,29 @@ class Turns:
     def take_single(self, thread: int) -> None:
         self.single.append(thread)
         if len(self.single) == 1:
-            self.usual = [library.num_threads for library in blas_libraries()]
-            blas_threads([1] * len(self.usual))
+            self.counts_to_restore = [library.num_threads for library in blas_libraries()]
+            blas_threads([1] * len(self.counts_to_restore))
 
     def leave_single(self, thread: int) -> None:
         with self.lock:
             if thread in self.single:
                 self.single.remove(thread)
             if not self.single:
-                self.back()
+                self.restore_counts()
             self.wake()
 
-    def back(self) -> None:
+    def restore_counts(self) -> None:
         """Restore the number of BLAS threads from before the single-threaded mode."""
-        if self.usual:
-            blas_threads(self.usual)
-            self.usual = []
+        if self.counts_to_restore:
+            blas_threads(self.counts_to_restore)
+            self.counts_to_restore = []
 
-    def set_usual(self, n: int) -> None:
+    def set_count(self, n: int) -> None:
         """Set the number of BLAS threads, now or after the single-threaded mode."""
         with self.lock:
             numbers = [n] * len(blas_libraries())
-            if self.usual:
-                self.usual = numbers
+            if self.counts_to_restore:
+                self.counts_to_restore = numbers
             else:
                 blas_threads(numbers)
 
@@ -177,11 +177,11 @@ class Turns:
         self.lock = threading.Lock()
         self.changed = threading.Condition(self.lock)
         self.steady &= {thread}
-        self.single = [one for one in self.single if one == thread]
+        self.single = [other for other in self.single if other == thread]
         self.queue.clear()
         self.contended = bool(self.single)
         if not self.single:
-            self.back()
+            self.restore_counts()
 
 
 _turns = Turns()
@@ -189,46 +189,46 @@ _turns = Turns()
 
 def with_steady_blas(function: Callable[..., T], *arguments: Any) -> T:
     """Call a function with a constant number of BLAS threads."""
-    turns, me = _turns, threading.get_ident()
-    if me in turns.steady or me in turns.single or _inside.parts:
+    turns, thread = _turns, threading.get_ident()
+    if thread in turns.steady or thread in turns.single or _part_state.is_running:
         return function(*arguments)
     try:
-        turns.enter_steady(me)
+        turns.enter_steady(thread)
         return function(*arguments)
     finally:
         try:
-            turns.leave_steady(me)
+            turns.leave_steady(thread)
         except BaseException:  # raised by a signal
-            turns.leave_steady(me)
+            turns.leave_steady(thread)
             raise
 
 
 @contextmanager
 def single_threaded_blas() -> Iterator[None]:
     """Inside the block, products run in the calling thread, so that several threads can compute products at once."""
-    turns, me = _turns, threading.get_ident()
-    if _inside.parts or me in turns.single:  # a second request would queue behind threads that wait for this one
+    turns, thread = _turns, threading.get_ident()
+    if _part_state.is_running or thread in turns.single:  # a second request would queue behind threads that wait for this one
         yield
         return
-    was_steady = me in turns.steady
+    was_steady = thread in turns.steady
     try:
         if was_steady:
-            turns.leave_steady(me)
-        turns.enter_single(me)
+            turns.leave_steady(thread)
+        turns.enter_single(thread)
         yield
     finally:
         try:
-            turns.leave_single(me)
+            turns.leave_single(thread)
         except BaseException:
-            turns.leave_single(me)
+            turns.leave_single(thread)
             raise
         if was_steady:
-            turns.enter_steady(me)
+            turns.enter_steady(thread)
 
 
 def has_single_blas() -> bool:
     """Whether BLAS is single-threaded, and this thread may split its work among others."""
-    return threading.get_ident() in _turns.single and not _inside.parts
+    return threading.get_ident() in _turns.single and not _part_state.is_running
 
 
 class Part:
@@ -237,22 +237,22 @@ class Part:
     def __init__(self, work: Callable[[int, int], Any], start: int, stop: int) -> None:
         self.work, self.start, self.stop = work, start, stop
         self.context = copy_context()
-        self.begun, self.ended = threading.Lock(), threading.Lock()
-        self.ended.acquire()
+        self.started, self.finished = threading.Lock(), threading.Lock()
+        self.finished.acquire()
         self.error: BaseException | None = None
 
     def run(self) -> None:
         """Run it, unless another thread has claimed it."""
-        if not self.begun.acquire(blocking=False):
+        if not self.started.acquire(blocking=False):
             return
-        _inside.parts = True
+        _part_state.is_running = True
         try:
             self.context.run(self.work, self.start, self.stop)
         except BaseException as error:
             self.error = error
         finally:
-            _inside.parts = False
-            self.ended.release()
+            _part_state.is_running = False
+            self.finished.release()
 
 
 class Pool:
@@ -262,7 +262,7 @@ class Pool:
         self.tasks: SimpleQueue[Part] = SimpleQueue()
         self.threads = 0
 
-    def give(self, parts: list[Part]) -> None:
+    def submit(self, parts: list[Part]) -> None:
         """Offer parts to the worker threads."""
         while self.threads < len(parts):
             name = f"tensorgrad_{self.threads}"
@@ -297,7 +297,7 @@ def in_shares(work: Callable[[int, int], Any], n: int, size: int) -> None:
 
     size   the number of computed elements: windows of images, scores of attention, gates of all steps
     """
-    count = min(_count, n) if size >= thresholds.SHARES and not _inside.parts and controls_blas() else 1
+    count = min(_count, n) if size >= thresholds.SHARES and not _part_state.is_running and controls_blas() else 1
     if count <= 1:
         work(0, n)
         return
@@ -317,17 +317,17 @@ def in_threads(work: Callable[[int, int], Any], n: int, count: int) -> None:
 
     An exception of a part is raised here, after all parts have ended. Nested calls are not split again.
     """
-    if _inside.parts or count == 1:
+    if _part_state.is_running or count == 1:
         work(0, n)
         return
     parts = [Part(work, *part) for part in split(n, count)]
-    _pool.give(parts[1:])
+    _pool.submit(parts[1:])
     for part in parts:
         part.run()
     errors = []
     while parts:  # an exception refers to this frame, which must not keep parts alive
         part = parts.pop(0)
-        part.ended.acquire()
+        part.finished.acquire()
         errors.append(part.error)
     del part
     for error in filter(None, errors):

@@ -24,8 +24,8 @@ def kernel(name: str, dtype: Any) -> Kernel | None:
 
 def kernel_of(name: str, x: Array, size: int, axes: int) -> Kernel | None:
     """The same, if it exists for this number of axes and is worthwhile for this size."""
-    known = type(x) is np.ndarray and x.dtype.char in "fd" and axes in (1, 2) and size >= thresholds.KERNEL
-    return kernel(name, x.dtype) if known and build.has_numba() else None
+    is_supported = type(x) is np.ndarray and x.dtype.char in "fd" and axes in (1, 2) and size >= thresholds.KERNEL
+    return kernel(name, x.dtype) if is_supported and build.has_numba() else None
 
 
 def windows(x: Array, shape: Shape, stride: Shape, padding: Shape, dilation: Shape) -> Array | None:
@@ -34,7 +34,7 @@ def windows(x: Array, shape: Shape, stride: Shape, padding: Shape, dilation: Sha
     if run is None:
         return None
     y = new(shape, x.dtype)
-    image, pieces, numbers = as_image(np.ascontiguousarray(x)), as_pieces(y), for_two(stride, padding, dilation)
+    image, pieces, numbers = as_image(np.ascontiguousarray(x)), as_pieces(y), as_two_axes(stride, padding, dilation)
     threads.in_shares(lambda start, stop: run(image, pieces, *numbers, start, stop), len(image), y.size)
     return y
 
@@ -46,7 +46,7 @@ def fold(x: Array, size: Shape, stride: Shape, padding: Shape, dilation: Shape) 
     if run is None:
         return None
     y = np.zeros((x.shape[axes + 1], x.shape[0], *size), x.dtype)
-    pieces, image, numbers = as_pieces(np.ascontiguousarray(x)), as_image(y), for_two(stride, padding, dilation)
+    pieces, image, numbers = as_pieces(np.ascontiguousarray(x)), as_image(y), as_two_axes(stride, padding, dilation)
     threads.in_shares(lambda start, stop: run(pieces, image, *numbers, start, stop), len(image), x.size)
     return y
 
@@ -61,7 +61,7 @@ def as_pieces(x: Array) -> Array:
     return x if x.ndim == 6 else x[:, None, :, :, None]
 
 
-def for_two(stride: Shape, padding: Shape, dilation: Shape) -> tuple[Shape, Shape, Shape]:
+def as_two_axes(stride: Shape, padding: Shape, dilation: Shape) -> tuple[Shape, Shape, Shape]:
     """The settings of one axis as those of two, the first with one element."""
     if len(stride) == 2:
         return stride, padding, dilation

@@ -313,7 +313,7 @@ def product(xp: Xp, a: Array, b: Array) -> Array:
         return np.matmul(a, b, out=new((a.shape[0], b.shape[1]), a.dtype))
     if xp is not np and a.ndim >= b.ndim >= 2 and a.shape[-1] == b.shape[-2]:
         out = xp.empty((*a.shape[:-1], b.shape[-1]), a.dtype)
-        if cublas.fits(a, b, out):
+        if cublas.is_supported(a, b, out):
             cublas.product(a, b, out)
             return out
     if xp is np and a.ndim > b.ndim == 2 and a.dtype is b.dtype and a.shape[-1] == b.shape[0] and a.flags.c_contiguous:

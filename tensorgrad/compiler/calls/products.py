@@ -44,7 +44,7 @@ class Matmul(Call):
     def launch(self, launcher: Launcher) -> Launch:
         a, b = (launcher.array(v) for v in self.inputs)
         out, xp = launcher.array(self.outputs[0]), launcher.xp
-        if cublas.fits(a, b, out):
+        if cublas.is_supported(a, b, out):
             return cublas.bound(a, b, out)
 
         def launch() -> None:

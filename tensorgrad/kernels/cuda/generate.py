@@ -95,8 +95,8 @@ def source(file: str) -> str:
 
 def program(*parts: str, **types: str) -> str:
     """A complete program: the common code, type names (for example Real="float32"), and the parts."""
-    named = "".join(f"typedef {TYPES[dtype]} {name};\n" for name, dtype in types.items())
-    return "\n".join([source("common"), *([named] if named else []), *parts])
+    typedefs = "".join(f"typedef {TYPES[dtype]} {name};\n" for name, dtype in types.items())
+    return "\n".join([source("common"), *([typedefs] if typedefs else []), *parts])
 
 
 def chain_source(chain: Chain, shared: Mapping[int, int], name: str = "chain", wide: bool = False) -> str | None:
@@ -130,15 +130,15 @@ def expression(chain: Chain, step: Step) -> str | None:
     if step.function not in EXPRESSIONS:
         return None
     kinds, text = EXPRESSIONS[step.function]
-    given = [np.dtype(chain.dtype(a.register)) if isinstance(a, Ref) else a for a in step.inputs]
-    loop = loop_dtypes(step.function, given)
-    computed = loop[-1]  # the condition of a `where` may be of another dtype
-    if computed.kind not in kinds or any(str(d) not in TYPES for d in loop):
+    operands = [np.dtype(chain.dtype(a.register)) if isinstance(a, Ref) else a for a in step.inputs]
+    loop = loop_dtypes(step.function, operands)
+    compute_dtype = loop[-1]  # the condition of a `where` may be of another dtype
+    if compute_dtype.kind not in kinds or any(str(d) not in TYPES for d in loop):
         return None
     if len(set(loop)) > 1 and step.function != "where":  # NumPy compares int64 with uint64 by value, C does not
         return None
-    if step.function == "power" and not isinstance(given[1], np.dtype):
-        text = POWERS.get(given[1], text)
+    if step.function == "power" and not isinstance(operands[1], np.dtype):
+        text = POWERS.get(operands[1], text)
     values = []
     for a, dtype in zip(step.inputs, loop, strict=True):
         if not isinstance(a, Ref):
@@ -152,15 +152,15 @@ def expression(chain: Chain, step: Step) -> str | None:
     return text.format(*values)
 
 
-def loop_dtypes(function: str, given: list[Any]) -> list[np.dtype[Any]]:
+def loop_dtypes(function: str, operands: list[Any]) -> list[np.dtype[Any]]:
     """The dtypes to which operands, given by dtype or number, are converted by NumPy's promotion rules."""
-    given = [np.dtype(bool) if isinstance(a, (bool, np.bool_)) else a for a in given]
+    operands = [np.dtype(bool) if isinstance(a, (bool, np.bool_)) else a for a in operands]
     if function == "relu_grad":
-        return given
+        return operands
     if function == "where":
-        condition = given[0] if isinstance(given[0], np.dtype) else np.dtype(type(given[0]))
-        return [condition, *[np.result_type(*given[1:])] * 2]
-    kinds = [a if isinstance(a, np.dtype) else type(a) for a in given]
+        condition = operands[0] if isinstance(operands[0], np.dtype) else np.dtype(type(operands[0]))
+        return [condition, *[np.result_type(*operands[1:])] * 2]
+    kinds = [a if isinstance(a, np.dtype) else type(a) for a in operands]
     ufunc = getattr(np, {"mul_grad": "multiply", "div_grad": "divide", "erf": "exp"}.get(function, function))
     return list(ufunc.resolve_dtypes((*kinds, None))[:-1])
 
@@ -197,16 +197,16 @@ class Writer:
         return head + ",\n    ".join(self.parameters()) + ")\n{\n" + "\n".join(f"    {line}" for line in body) + "\n}\n"
 
     def parameters(self) -> list[str]:
-        found = []
+        declarations = []
         for j, (name, operand) in enumerate(zip(self.operands, self.chain.operands, strict=True)):
-            alone = "" if j in self.shared.values() else " __restrict__"
-            found.append(f"const {TYPES[operand.dtype]}*{alone} {name}")
+            restrict = "" if j in self.shared.values() else " __restrict__"
+            declarations.append(f"const {TYPES[operand.dtype]}*{restrict} {name}")
         for k, name in enumerate(self.results):
-            alone = "" if k in self.shared else " __restrict__"
-            found.append(f"{self.type(k)}*{alone} {name}")
-        found += [f"{self.index} rows", f"{self.index} columns"]
-        found += [f"{self.type(k)}* partial{k}" for k in self.sums]
-        return found + (["unsigned int* arrived"] if self.sums else [])
+            restrict = "" if k in self.shared else " __restrict__"
+            declarations.append(f"{self.type(k)}*{restrict} {name}")
+        declarations += [f"{self.index} rows", f"{self.index} columns"]
+        declarations += [f"{self.type(k)}* partial{k}" for k in self.sums]
+        return declarations + (["unsigned int* arrived"] if self.sums else [])
 
     def type(self, k: int) -> str:
         """The C type of a result."""
@@ -216,34 +216,34 @@ class Writer:
         """The operands of these layouts."""
         return [j for j, operand in enumerate(self.chain.operands) if operand.layout in layouts]
 
-    def once(self, j: int, where: str) -> str:
+    def load_once(self, j: int, where: str) -> str:
         """A statement that loads an operand once per thread."""
         return f"const {TYPES[self.chain.operands[j].dtype]} x{j} = {where};"
 
-    def batch(self, position: str, inside: str, at: dict[str, str], advance: Sequence[str], after: Sequence[str]) -> list[str]:
+    def batch(self, position: str, exists: str, at: dict[str, str], advance: Sequence[str], after: Sequence[str]) -> list[str]:
         """BATCH elements: all loads, then formulas and stores.
 
-        position, inside   a statement that computes the index of an element, and the condition that it exists
+        position, exists   a statement that computes the index of an element, and the condition that it exists
         at        the index of operands with one value per element, by layout
         advance   statements after the loads of an element, also if it does not exist;  after   those after its formula
         """
-        many = self.layout(*at)
-        types = [TYPES[self.chain.operands[j].dtype] for j in many]
-        loads = [f"a{j}[k] = {self.operands[j]}[{at[self.chain.operands[j].layout]}];" for j in many]
-        values = [self.once(j, f"a{j}[k]") for j in many]
+        batched = self.layout(*at)
+        types = [TYPES[self.chain.operands[j].dtype] for j in batched]
+        loads = [f"a{j}[k] = {self.operands[j]}[{at[self.chain.operands[j].layout]}];" for j in batched]
+        values = [self.load_once(j, f"a{j}[k]") for j in batched]
         full = [(name, register) for name, (register, x) in zip(self.results, self.chain.results, strict=True) if x == "full"]
         stores = [f"{name}[{at['full']}] = x{register};" for name, register in full]
-        each = ["#pragma unroll", f"for (int k = 0; k < {BATCH}; k++) {{", f"    {position}", f"    if ({inside}) {{"]
+        header = ["#pragma unroll", f"for (int k = 0; k < {BATCH}; k++) {{", f"    {position}", f"    if ({exists}) {{"]
         return [
-            *(f"{kind} a{j}[{BATCH}];" for j, kind in zip(many, types, strict=True)),
-            *[*each, *(f"        {line}" for line in loads), "    }", *(f"    {line}" for line in advance), "}"],
-            *[*each, *(f"        {line}" for line in [*values, *self.steps, *stores, *after]), "    }", "}"],
+            *(f"{kind} a{j}[{BATCH}];" for j, kind in zip(batched, types, strict=True)),
+            *[*header, *(f"        {line}" for line in loads), "    }", *(f"    {line}" for line in advance), "}"],
+            *[*header, *(f"        {line}" for line in [*values, *self.steps, *stores, *after]), "    }", "}"],
         ]
 
     def body(self) -> list[str]:
         """A loop over elements. Row and column are updated by additions: a division takes as long as ten other instructions."""
-        index, spread = self.index, self.layout("row", "column")
-        found = [
+        index, indexed = self.index, self.layout("row", "column")
+        setup = [
             f"const {index} more_rows = step / columns, more_columns = step % columns;",
             f"{index} row = first / columns, column = first % columns;  // of the next element to be read",
         ]
@@ -251,12 +251,12 @@ class Writer:
         at = {"full": "i", "row": "column", "column": "row"}
         position = f"const {index} i = start + k * step;"
         return [
-            *(self.once(j, f"*{self.operands[j]}") for j in self.layout("number")),
+            *(self.load_once(j, f"*{self.operands[j]}") for j in self.layout("number")),
             f"const {index} count = rows * columns, step = gridDim.x * blockDim.x;",
             f"const {index} first = blockIdx.x * blockDim.x + threadIdx.x;",
-            *(found if spread else []),
+            *(setup if indexed else []),
             f"for ({index} start = first; start < count; start += {BATCH} * step) {{",
-            *(f"    {line}" for line in self.batch(position, "i < count", at, advance if spread else [], [])),
+            *(f"    {line}" for line in self.batch(position, "i < count", at, advance if indexed else [], [])),
             "}",
         ]
 
@@ -272,8 +272,8 @@ class Writer:
             *(f"__shared__ {kind} {space}[{SUM_THREADS}];" for kind, space in spaces.items()),
             f"const {index} column = blockIdx.x * blockDim.x + threadIdx.x, step = gridDim.y * blockDim.y;",
             "const bool inside = column < columns, first = inside && threadIdx.y == 0;",
-            *(self.once(j, f"*{self.operands[j]}") for j in self.layout("number")),
-            *(self.once(j, f"inside ? {self.operands[j]}[column] : 0") for j in self.layout("row")),
+            *(self.load_once(j, f"*{self.operands[j]}") for j in self.layout("number")),
+            *(self.load_once(j, f"inside ? {self.operands[j]}[column] : 0") for j in self.layout("row")),
             *(f"{self.type(k)} total{k} = 0;" for k in self.sums),
             f"for ({index} start = blockIdx.y * blockDim.y + threadIdx.y; inside && start < rows; start += {BATCH} * step) {{",
             *(f"    {line}" for line in self.batch(position, "row < rows", at, [], added)),

@@ -48,8 +48,8 @@ class Function:
         """
         if threads not in self.counts:
             cuda = backend.cupy().cuda
-            on_one = cuda.driver.occupancyMaxActiveBlocksPerMultiprocessor(self.run.kernel.ptr, threads, 0)
-            self.counts[threads] = on_one * cuda.Device(self.device).attributes["MultiProcessorCount"]
+            per_multiprocessor = cuda.driver.occupancyMaxActiveBlocksPerMultiprocessor(self.run.kernel.ptr, threads, 0)
+            self.counts[threads] = per_multiprocessor * cuda.Device(self.device).attributes["MultiProcessorCount"]
         return self.counts[threads]
 
 
@@ -70,7 +70,7 @@ class Kernel:
         raise TypeError(f"{type(self).__name__} does not define prepare()")
 
     def __call__(self, *args: Any) -> None:
-        launch = self.prepare(kept_scratch, *args)
+        launch = self.prepare(cached_scratch, *args)
         if launch is not None:
             function, grid, block, arguments = launch
             function(grid, block, arguments)
@@ -97,31 +97,31 @@ def function(device: int, source: str, name: str) -> Function:
     """A kernel of a program, compiled at the first use on a device; CuPy caches the binary on disk."""
     xp = backend.cupy()
     key = (xp, device, source, name)
-    found = _functions.get(key)
-    if found is None:
+    cached = _functions.get(key)
+    if cached is None:
         with loading:
-            found = _functions.get(key)
-            if found is None:
+            cached = _functions.get(key)
+            if cached is None:
                 run = xp.RawModule(code=source, options=("-std=c++17",)).get_function(name)
-                found = _functions[key] = Function(run, device)
-    return found
+                cached = _functions[key] = Function(run, device)
+    return cached
 
 
 def new_scratch(device: int, purpose: str, count: int, dtype: str) -> Array:
     return backend.cupy().zeros(count, dtype)
 
 
-_kept: dict[tuple[Any, ...], Array] = {}
+_scratch: dict[tuple[Any, ...], Array] = {}
 
 
-def kept_scratch(device: int, purpose: str, count: int, dtype: str) -> Array:
+def cached_scratch(device: int, purpose: str, count: int, dtype: str) -> Array:
     """Cached scratch memory of the current stream, whose launches run one after the other."""
     xp = backend.cupy()
     key = (xp, device, xp.cuda.get_current_stream().ptr, purpose, count, dtype)
-    found = _kept.get(key)
-    if found is None:
-        found = _kept[key] = xp.zeros(count, dtype)
-    return found
+    cached = _scratch.get(key)
+    if cached is None:
+        cached = _scratch[key] = xp.zeros(count, dtype)
+    return cached
 
 
 class CudaChain(Kernel):
@@ -139,7 +139,7 @@ class CudaChain(Kernel):
             dtypes = ", ".join(sorted({chain.dtype(r) for r in range(len(chain.operands) + len(chain.steps))}))
             raise DTypeError(f"CudaChain: there is no CUDA C for all of {functions} of {dtypes}")
         self.chain, self.shared, self.source = chain, shared, generate.program(source)
-        self.whole = layouts_of(chain).index("full")
+        self.full_index = layouts_of(chain).index("full")
         self.sums = [chain.dtype(register) for register, layout in chain.results if layout == "sum"]
 
     @cached_property
@@ -148,7 +148,7 @@ class CudaChain(Kernel):
         return generate.program(generate.chain_source(self.chain, self.shared, wide=True) or "")
 
     def prepare(self, scratch: Scratch, *arrays: Array) -> Launch | None:
-        full = arrays[self.whole]
+        full = arrays[self.full_index]
         size = full.size
         columns = full.shape[-1] if full.ndim else 1
         if columns == 0 or (size == 0 and not self.sums):
@@ -162,8 +162,8 @@ class CudaChain(Kernel):
             threads = generate.THREADS
             return Launch(run, (min(blocks(size, threads), run.resident(threads)),), (threads,), (*arrays, *sizes))
         grid, block = sum_grid(rows, columns, run.resident)
-        more = [scratch(device, f"partial {k}", grid[1] * columns, dtype) for k, dtype in enumerate(self.sums)]
-        return Launch(run, grid, block, (*arrays, *sizes, *more, scratch(device, "arrived", grid[0], "uint32")))
+        memory = [scratch(device, f"partial {k}", grid[1] * columns, dtype) for k, dtype in enumerate(self.sums)]
+        return Launch(run, grid, block, (*arrays, *sizes, *memory, scratch(device, "arrived", grid[0], "uint32")))
 
 
 def sum_grid(rows: int, columns: int, resident: Callable[[int], int]) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -175,11 +175,11 @@ def sum_grid(rows: int, columns: int, resident: Callable[[int], int]) -> tuple[t
 
     resident   Function.resident
     """
-    wide = blocks(columns, 32)
-    width = blocks(columns, wide)
+    grid_width = blocks(columns, 32)
+    width = blocks(columns, grid_width)
     height = generate.SUM_THREADS // width
-    high = min(blocks(rows, height * generate.BATCH), max(resident(width * height) // wide, 1))
-    return (wide, max(high, 1)), (width, height)
+    grid_height = min(blocks(rows, height * generate.BATCH), max(resident(width * height) // grid_width, 1))
+    return (grid_width, max(grid_height, 1)), (width, height)
 
 
 @functools.cache
@@ -216,8 +216,8 @@ def row_grid(rows: int, classes: int, resident: Callable[[int], int]) -> tuple[t
     """
     width = min(1 << (classes - 1).bit_length(), 32)
     height = 1024 // width if rows <= 1024 // width else 256 // width
-    most = 256 * resident(256) // max(rows, 1)
-    while width < 1024 and 2 * width <= min(classes // generate.BATCH, most):
+    max_threads = 256 * resident(256) // max(rows, 1)
+    while width < 1024 and 2 * width <= min(classes // generate.BATCH, max_threads):
         width *= 2
         height = max(256 // width, 1)
     return (max(min(blocks(rows, height), resident(width * height)), 1),), (width, height)
@@ -245,8 +245,8 @@ class SoftmaxCrossEntropy(Kernel):
         run = function(device, source_for("softmax_cross_entropy", Real=z.dtype, Label=t.dtype), "softmax_cross_entropy")
         grid, block = row_grid(rows, max(classes, 1), run.resident)
         numbers = (z.dtype.type(samples), np.int32(rows), np.int32(classes))
-        more = (scratch(device, "losses", grid[0], z.dtype.char), scratch(device, "arrived", 1, "uint32"))
-        return Launch(run, grid, block, (z, t, g, loss, dz, fault(device), *numbers, *more))
+        memory = (scratch(device, "losses", grid[0], z.dtype.char), scratch(device, "arrived", 1, "uint32"))
+        return Launch(run, grid, block, (z, t, g, loss, dz, fault(device), *numbers, *memory))
 
 
 class LogSoftmax(Kernel):

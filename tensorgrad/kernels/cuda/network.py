@@ -36,7 +36,7 @@ def tile_of(widths: tuple[int, ...]) -> Tile | None:
     return None if rows is None or squares > SQUARES else Tile(threads, rows)
 
 
-def places(widths: tuple[int, ...]) -> tuple[list[int], list[int]]:
+def offsets(widths: tuple[int, ...]) -> tuple[list[int], list[int]]:
     """The offsets of each layer's weights in the gradients and in the padded weights, and as last element their sizes."""
     gradients, padded = [0], [0]
     for layer, (n, m) in enumerate(pairwise(widths)):
@@ -51,13 +51,13 @@ def source(widths: tuple[int, ...], label: str) -> str:
     tile = tile_of(widths)
     assert tile is not None
     layers = list(enumerate(pairwise(widths)))
-    gradients, padded = places(widths)
+    gradients, padded = offsets(widths)
     count, last = gradients[-1] + 1, len(layers)
     weights = [f"const float* __restrict__ w{i}" for i, _ in layers]
     biases = [f"const float* __restrict__ b{i}" for i, _ in layers]
     sizes = [tile.rows * (4 * blocks(n, 4) + 4) for n in widths]
 
-    def turned(i: int, n: int, m: int) -> str:
+    def transposed(i: int, n: int, m: int) -> str:
         return f"padded + {padded[i] + 16 * blocks(n, 4) * blocks(m, 4)}"
 
     forward: list[str] = []
@@ -74,7 +74,7 @@ def source(widths: tuple[int, ...], label: str) -> str:
         step = [f"add(g{i}, a{i}, a{i + 1});", "__syncthreads();"]
         if i:
             masked = "[=](float sum, int, float unit) { return unit > 0 ? sum : 0.0f; }"
-            step += [f"product<{m}, {n}>(a{i + 1}, {turned(i, n, m)}, a{i}, {masked});", "__syncthreads();"]
+            step += [f"product<{m}, {n}>(a{i + 1}, {transposed(i, n, m)}, a{i}, {masked});", "__syncthreads();"]
         backward[:0] = step
     body = [
         f"__shared__ Four memory[{sum(sizes) // 4}];",
@@ -96,31 +96,34 @@ def source(widths: tuple[int, ...], label: str) -> str:
         "loss = row_total(loss, (float*)memory);",
         f"if (threadIdx.x == 0) to[{count - 1}] = loss;",
     ]
-    found = []
+    stores = []
     for i, (n, m) in layers:
         begin, middle, end = gradients[i], gradients[i] + n * m, gradients[i + 1]
-        found += [f"else if (column < {middle}) dw{i}[column - {begin}] = total;"]
-        found += [f"else if (column < {end}) db{i}[column - {middle}] = total;"]
+        stores += [f"else if (column < {middle}) dw{i}[column - {begin}] = total;"]
+        stores += [f"else if (column < {end}) db{i}[column - {middle}] = total;"]
     results = ["float* loss"] + [f"float* {name}{i}" for i, _ in layers for name in ("dw", "db")]
     sums = ["const float* __restrict__ partial", "int parts", "float samples"]
     kernel = 'extern "C" __global__'
-    given = ["const float* __restrict__ x", "const Label* __restrict__ t", "const float* __restrict__ seed", *biases]
-    more = ["const float* __restrict__ padded", "int* fault", "float samples", "int rows", "float* partial"]
+    inputs = ["const float* __restrict__ x", "const Label* __restrict__ t", "const float* __restrict__ seed", *biases]
+    workspace = ["const float* __restrict__ padded", "int* fault", "float samples", "int rows", "float* partial"]
     kernels = [
         f"{kernel} void pad_weights({', '.join([*weights, 'float* padded'])})",
         *[
             "{",
-            *(f"    pad<{n}, {m}>(w{i}, padded + {padded[i]}, {turned(i, n, m) if i else 'nullptr'});" for i, (n, m) in layers),
+            *(
+                f"    pad<{n}, {m}>(w{i}, padded + {padded[i]}, {transposed(i, n, m) if i else 'nullptr'});"
+                for i, (n, m) in layers
+            ),
             "}",
         ],
-        f"{kernel} __launch_bounds__({tile.threads}, {512 // tile.threads}) void network({', '.join([*given, *more])})",
+        f"{kernel} __launch_bounds__({tile.threads}, {512 // tile.threads}) void network({', '.join([*inputs, *workspace])})",
         *["{", *(f"    {line}" for line in body), "}"],
         f"{kernel} void network_sums({', '.join([*sums, *results])})",
         *["{", "    const int column = blockIdx.x * 32 + threadIdx.x;"],
         f"    const float total = total_of(partial, parts, {count}, column);",
         f"    if (threadIdx.y || column >= {count}) return;",
         f"    if (column == {count - 1}) *loss = total / samples;",
-        *(f"    {line}" for line in found),
+        *(f"    {line}" for line in stores),
         "}",
     ]
     constants = f"constexpr int THREADS = {tile.threads}, ROWS = {tile.rows};\n"
@@ -143,25 +146,25 @@ def bound(
     tile, text = tile_of(widths), source(widths, str(t.dtype))
     assert tile is not None
     run = function(device, text, "network")
-    gradients, padded = places(widths)
+    gradients, padded = offsets(widths)
     count = gradients[-1] + 1
     grid = min(blocks(max(len(x), 1), tile.rows), run.resident(tile.threads))
-    space = new_scratch(device, "padded", padded[-1], "float32")
+    padded_weights = new_scratch(device, "padded", padded[-1], "float32")
     partial = new_scratch(device, "partial", grid * count, "float32")
     samples = np.float32(len(x))
-    given = (x, t, seed, *(b for _, b in layers), space, fault(device), samples, np.int32(len(x)), partial)
+    arguments = (x, t, seed, *(b for _, b in layers), padded_weights, fault(device), samples, np.int32(len(x)), partial)
     launches = [
         functools.partial(
-            function(device, text, "pad_weights"), (blocks(padded[-1], 256),), (256,), (*(w for w, _ in layers), space)
+            function(device, text, "pad_weights"), (blocks(padded[-1], 256),), (256,), (*(w for w, _ in layers), padded_weights)
         ),
-        functools.partial(run, (grid,), (tile.threads,), given),
+        functools.partial(run, (grid,), (tile.threads,), arguments),
         functools.partial(
             function(device, text, "network_sums"), (blocks(count, 32),), (32, 16), (partial, np.int32(grid), samples, *results)
         ),
     ]
 
     def launch() -> None:
-        for one in launches:
-            one()
+        for run_kernel in launches:
+            run_kernel()
 
     return launch
