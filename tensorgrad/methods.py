@@ -321,7 +321,7 @@ class Methods(Tensor):
             state.trace.shared(old, self)
         if isinstance(operand, Tensor):
             if state.batching is not None:
-                state.batching.look(operand, "a change in place of a Tensor that is the same for all samples")
+                state.batching.check_readable(operand, "a change in place of a Tensor that is the same for all samples")
             if backend.is_floating(operand.dtype) and operand.requires_grad and not backend.is_floating(self.dtype):
                 raise DTypeError(
                     f"in-place change: a {operand.dtype} Tensor that requires a gradient cannot be stored in a Tensor of dtype "
@@ -378,7 +378,7 @@ class Methods(Tensor):
 
     def _write_raw(self, index: Any, value: Any) -> None:
         if state.batching is not None and isinstance(value, Tensor):
-            state.batching.look(value, "a change in place of a Tensor that is the same for all samples")
+            state.batching.check_readable(value, "a change in place of a Tensor that is the same for all samples")
         if not isinstance(value, (Tensor, int, float)) and not backend.is_array(value):
             value = backend.asarray(value, where="setitem")  # NumPy would convert None to NaN
         self._require_writable()

@@ -64,11 +64,11 @@ def on() -> switched:
 
 def match(nodes: list[Node], requested: Container[Any] = ()) -> dict[Node, Node]:
     """The fused node for each node that ends a pattern. `nodes`: latest first; `requested`: those that need a gradient."""
-    graph = Reading(nodes, requested)
+    graph = GraphView(nodes, requested)
     fused: dict[Node, Node] = {}
-    gone: set[Node] = set()
+    replaced: set[Node] = set()
     for node in nodes:
-        if node in gone:
+        if node in replaced:
             continue
         if graph.readers.get(node) == 0:  # its reader has been fused and no longer reads it
             graph.forget((node,))
@@ -77,7 +77,7 @@ def match(nodes: list[Node], requested: Container[Any] = ()) -> dict[Node, Node]
         replacement = pattern(node, graph) if pattern else None
         if replacement is not None:
             fused[node] = replacement
-            gone.update(replacement.members)
+            replaced.update(replacement.members)
             graph.forget(replacement.members)
             graph.count(replacement)
     return fused
@@ -89,22 +89,26 @@ def fused(graph: Graph) -> Graph:
     copies: dict[Any, Node] = {}
     hidden = {member for node in replacements.values() for member in node.members}
     for node in graph.nodes:
-        use = replacements.get(node, node)
-        if use is node and node in hidden:
+        replacement = replacements.get(node, node)
+        if replacement is node and node in hidden:
             continue
         # an input computed inside the pattern is a value that backward had; the fused op recomputes it
-        keep = [i for i, source in enumerate(use.inputs) if not (isinstance(source, Node) and source in use.members)]
-        saved = tuple(use.saved[i] for i in keep) if use.saved else use.saved
-        copies[node] = use.replaced(inputs=tuple(copies.get(use.inputs[i], use.inputs[i]) for i in keep), saved=saved)
+        kept_inputs = [
+            i for i, source in enumerate(replacement.inputs) if not (isinstance(source, Node) and source in replacement.members)
+        ]
+        saved = tuple(replacement.saved[i] for i in kept_inputs) if replacement.saved else replacement.saved
+        copies[node] = replacement.replaced(
+            inputs=tuple(copies.get(replacement.inputs[i], replacement.inputs[i]) for i in kept_inputs), saved=saved
+        )
     return Graph([copies[node] for node in graph.outputs])
 
 
-class Reading:
+class GraphView:
     """Queries of patterns about the graph around them."""
 
     def __init__(self, nodes: list[Node], requested: Container[Any]) -> None:
         self.requested = requested
-        self.tried: set[Node] = set()  # visited by a search that failed, so searches from there would fail too
+        self.failed_starts: set[Node] = set()  # visited by a search that failed, so searches from there would fail too
         self.readers: dict[Node, int] = {}  # number of readers
         readers = self.readers
         for node in nodes:  # count() inlined
@@ -125,7 +129,7 @@ class Reading:
                 if isinstance(source, Node):
                     self.readers[source] -= 1
 
-    def hidden(self, node: Node) -> bool:
+    def is_internal(self, node: Node) -> bool:
         """Whether only the pattern itself uses this intermediate."""
         return self.readers.get(node) == 1 and not self.is_watched(node)
 
@@ -135,7 +139,7 @@ class Reading:
 
 
 # A pattern gets the node that may end it and returns the fused node or None. `members` are the nodes that it replaces.
-Pattern: TypeAlias = Callable[[Node, Reading], Node | None]
+Pattern: TypeAlias = Callable[[Node, GraphView], Node | None]
 
 
 class Layer(NamedTuple):
@@ -153,25 +157,25 @@ def replace(
     return end.replaced(op, inputs, saved, members, attrs)
 
 
-def as_layer(z: Node, graph: Reading) -> Layer | None:
+def as_layer(z: Node, graph: GraphView) -> Layer | None:
     """`z` as x @ W + b: the op `linear`, or a matmul and an add."""
     if z.op is linear:
         return Layer(z.inputs, z.saved or (), (z,))
     for product, bias in (z.inputs, z.inputs[::-1]):
-        if isinstance(product, Node) and product.op is matmul and graph.hidden(product):
+        if isinstance(product, Node) and product.op is matmul and graph.is_internal(product):
             x, w = product.inputs
             if len(w.shape) == 2 and getattr(bias, "shape", None) == w.shape[1:]:
                 return Layer((x, w, bias), (*(product.saved or (None, None)), None), (z, product))
     return None
 
 
-def match_linear(end: Node, graph: Reading) -> Node | None:
+def match_linear(end: Node, graph: GraphView) -> Node | None:
     """x @ W + b"""
     layer = as_layer(end, graph)
     return replace(end, linear, *layer) if layer else None
 
 
-def match_add(end: Node, graph: Reading) -> Node | None:
+def match_add(end: Node, graph: GraphView) -> Node | None:
     """A layer, or a loss that ends in the sum of its two terms."""
     return match_linear(end, graph) or match_loss(end, graph)
 
@@ -179,9 +183,9 @@ def match_add(end: Node, graph: Reading) -> Node | None:
 def match_activation(fused_op: Op) -> Pattern:
     """activation(x @ W + b)"""
 
-    def pattern(end: Node, graph: Reading) -> Node | None:
+    def pattern(end: Node, graph: GraphView) -> Node | None:
         (z,) = end.inputs
-        if not (isinstance(z, Node) and z.op in (linear, add) and graph.hidden(z)):
+        if not (isinstance(z, Node) and z.op in (linear, add) and graph.is_internal(z)):
             return None
         layer = as_layer(z, graph)
         return replace(end, fused_op, layer.inputs, layer.saved, (end, *layer.members)) if layer else None
@@ -199,7 +203,7 @@ class Logarithm(NamedTuple):
     members: tuple[Node, ...]
 
 
-def as_logarithm(end: Node, graph: Reading) -> Logarithm | None:
+def as_logarithm(end: Node, graph: GraphView) -> Logarithm | None:
     """`end` as an op of logits: that op itself, or a logarithm that was evaluated by it.
 
     Intermediates may have other readers (p and 1 - p do in a logistic loss); they are then kept for them.
@@ -210,19 +214,19 @@ def as_logarithm(end: Node, graph: Reading) -> Logarithm | None:
     form = closed_form(end.op, inner) if end.op in (log, log1p) and end.out is not None and isinstance(inner, Node) else None
     if form is None:
         return None
-    op, last, between = form
-    hidden = True
+    op, last, intermediates = form
+    is_internal = True
     members = [end]
-    for node in (*between, last):
+    for node in (*intermediates, last):
         if graph.is_watched(node):
             return None
-        hidden = hidden and graph.hidden(node)
-        if hidden:
+        is_internal = is_internal and graph.is_internal(node)
+        if is_internal:
             members.append(node)
     return Logarithm(op, last.inputs[0], last.saved[0] if last.saved else None, last.attrs, tuple(members))
 
 
-def match_logarithm(end: Node, graph: Reading) -> Node | None:
+def match_logarithm(end: Node, graph: GraphView) -> Node | None:
     """log(softmax(z)), log(sigmoid(z)), log(1 - sigmoid(z)) and log1p(-sigmoid(z))"""
     logarithm = as_logarithm(end, graph)
     if logarithm is None:
@@ -231,9 +235,9 @@ def match_logarithm(end: Node, graph: Reading) -> Node | None:
     return replace(end, logarithm.op, (logarithm.logits,), (saved,), logarithm.members, **logarithm.attrs)
 
 
-def over_classes(source: Any, graph: Reading) -> Logarithm | None:
+def as_log_softmax(source: Any, graph: GraphView) -> Logarithm | None:
     """`source` as a log_softmax over the last axis that only the pattern reads."""
-    if isinstance(source, Node) and source.op in (log_softmax, log) and graph.hidden(source):
+    if isinstance(source, Node) and source.op in (log_softmax, log) and graph.is_internal(source):
         logp = as_logarithm(source, graph)
         if logp is not None and logp.op is log_softmax and logp.attrs["axis"] in (-1, source.ndim - 1):
             return logp
@@ -247,9 +251,9 @@ def cross_entropy(end: Node, logp: Logarithm, target: Any, value: Any, scale: fl
     return replace(end, softmax_cross_entropy, inputs, saved, (*members, *logp.members), scale=scale)
 
 
-def match_nll(end: Node, graph: Reading) -> Node | None:
+def match_nll(end: Node, graph: GraphView) -> Node | None:
     """nll_loss(log_softmax(z), labels)"""
-    logp = over_classes(end.inputs[0], graph)
+    logp = as_log_softmax(end.inputs[0], graph)
     if logp is None:
         return None
     scale = 1 / max(math.prod(logp.logits.shape[:-1]), 1)
@@ -257,17 +261,17 @@ def match_nll(end: Node, graph: Reading) -> Node | None:
     return cross_entropy(end, logp, end.inputs[1], labels, scale, [end])
 
 
-def match_loss(end: Node, graph: Reading) -> Node | None:
+def match_loss(end: Node, graph: GraphView) -> Node | None:
     """c * sum(Y * log_softmax(z)) and c * sum(a * log(p) + b * log(1 - p)) for p = sigmoid(z): searched from a scalar through
     signs, factors, sums and means to the products with the weights.
     """
-    if end.shape or end in graph.tried:
+    if end.shape or end in graph.failed_starts:
         return None
     scale = 1.0
     members: list[Node] = []
     node = end
     while True:
-        graph.tried.add(node)
+        graph.failed_starts.add(node)
         members.append(node)
         if node.op in (add, sub):
             return logistic(end, node, scale, members, graph)
@@ -286,34 +290,39 @@ def match_loss(end: Node, graph: Reading) -> Node | None:
             scale /= divisor
         elif node.op is not sum:
             return None
-        if not (isinstance(source, Node) and graph.hidden(source)):
+        if not (isinstance(source, Node) and graph.is_internal(source)):
             return None
         node = source
 
 
-def weighted(end: Node, node: Node, scale: float, members: list[Node], graph: Reading) -> Node | None:
+def weighted(end: Node, node: Node, scale: float, members: list[Node], graph: GraphView) -> Node | None:
     """The cross-entropy whose product of constants and a log_softmax is `node`."""
     for target, saved, source in factors(node):
-        logp = over_classes(source, graph)
-        if logp is not None and counts(target, node) and logp.logits.shape == node.shape:
+        logp = as_log_softmax(source, graph)
+        if logp is not None and is_weight(target, node) and logp.logits.shape == node.shape:
             return cross_entropy(end, logp, target, saved, -scale, members)
     return None
 
 
-def logistic(end: Node, node: Node, scale: float, members: list[Node], graph: Reading) -> Node | None:
+def logistic(end: Node, node: Node, scale: float, members: list[Node], graph: GraphView) -> Node | None:
     """The logistic loss whose sum or difference of two products of constants with log(p) and log(1 - p) is `node`."""
     sides: dict[Op, tuple[Any, Any, Logarithm]] = {}
     signs = []
     for term, sign in zip(node.inputs, (1, -1 if node.op is sub else 1), strict=True):
-        while isinstance(term, Node) and term.op is neg and graph.hidden(term):
+        while isinstance(term, Node) and term.op is neg and graph.is_internal(term):
             members.append(term)
             term, sign = term.inputs[0], -sign
-        if not (isinstance(term, Node) and term.op in PRODUCTS and graph.hidden(term)):
+        if not (isinstance(term, Node) and term.op in PRODUCTS and graph.is_internal(term)):
             return None
         signs.append(sign)
         for count, saved, source in factors(term):
-            logarithm = as_logarithm(source, graph) if isinstance(source, Node) and graph.hidden(source) else None
-            if logarithm is not None and logarithm.op in SIDES and counts(count, node) and logarithm.logits.shape == node.shape:
+            logarithm = as_logarithm(source, graph) if isinstance(source, Node) and graph.is_internal(source) else None
+            if (
+                logarithm is not None
+                and logarithm.op in SIDES
+                and is_weight(count, node)
+                and logarithm.logits.shape == node.shape
+            ):
                 sides[logarithm.op] = count, saved, logarithm
                 members += [term, *logarithm.members]
                 break
@@ -321,21 +330,21 @@ def logistic(end: Node, node: Node, scale: float, members: list[Node], graph: Re
             return None
     if len(sides) < 2 or len(set(signs)) > 1:
         return None
-    (a, kept_a, positive), (b, kept_b, negative) = (sides[op] for op in SIDES)
+    (a, saved_a, positive), (b, saved_b, negative) = (sides[op] for op in SIDES)
     if positive.logits is not negative.logits:
         return None
-    inputs, saved = (positive.logits, a, b), (positive.value, kept_a, kept_b)
+    inputs, saved = (positive.logits, a, b), (positive.value, saved_a, saved_b)
     return replace(end, sigmoid_cross_entropy, inputs, saved, tuple(members), scale=-scale * signs[0])
 
 
 def factors(node: Node) -> list[tuple[Any, Any, Any]]:
     """The ways to read a product as a weight times a value: the weight, its kept array, and the value."""
     saved = node.saved or (None, None)
-    one = (node.inputs[0], saved[0], node.inputs[1])
-    return [one] if node.op is mul_grad else [(node.inputs[1], saved[1], node.inputs[0]), one]
+    first_as_weight = (node.inputs[0], saved[0], node.inputs[1])
+    return [first_as_weight] if node.op is mul_grad else [(node.inputs[1], saved[1], node.inputs[0]), first_as_weight]
 
 
-def counts(source: Any, node: Node) -> bool:
+def is_weight(source: Any, node: Node) -> bool:
     """Whether `source` is a valid weight for the elements of `node`: a constant of its shape, of any dtype."""
     return isinstance(source, (Node, Tensor)) and not source.requires_grad and source.shape == node.shape
 

@@ -53,9 +53,9 @@ def _reachable(caller: str, roots: list[Node]) -> list[Node]:
 def check_freed(caller: str, node: Node) -> None:
     """Raise GraphError if a backward pass has freed the values of `node`."""
     if isinstance(node.saved, Freed):
-        by = f" at {line_of(node.saved.made)}" if node.saved.made else ""
+        place = f" at {line_of(node.saved.made)}" if node.saved.made else ""
         raise GraphError(
-            f"{caller}: the graph has been freed: an earlier backward(){by} freed the values saved for "
+            f"{caller}: the graph has been freed: an earlier backward(){place} freed the values saved for "
             f"{described(node)}. Pass retain_graph=True to the first backward(), or compute the loss again"
         )
 
@@ -79,26 +79,26 @@ def rule_values(replacement: Node, node: Node, record: bool, rule: str = "backwa
     is converted to float32. `node` is the node that `replacement` replaces, `rule` the name of the rule that will read them.
     """
     op, saved, out = replacement.op, replacement.saved, replacement.out
-    wide = is_wide(replacement)
+    needs_float32 = is_wide(replacement)
     values: Any
     if not saved:
         values = [
             Unread(replacement, i, rule) if isinstance(s, (Node, Tensor)) else s for i, s in enumerate(replacement.inputs)
         ]
-    elif not record and not wide and op.reads_all:
+    elif not record and not needs_float32 and op.reads_all:
         values = saved
     else:
         values = []
         for i, (source, a) in enumerate(zip(replacement.inputs, saved, strict=True)):
             if a is not None:
                 value = _as_recorded(source, a, replacement) if record else a
-                values.append(as_float32(value) if wide else value)
+                values.append(as_float32(value) if needs_float32 else value)
             else:
                 values.append(Unread(replacement, i, rule) if isinstance(source, (Node, Tensor)) else source)
     if out is None:
         return Unread(replacement, -1, rule), values
     out = wrap(out, node) if record else out
-    return as_float32(out) if wide else out, values
+    return as_float32(out) if needs_float32 else out, values
 
 
 def is_wide(replacement: Node) -> bool:

@@ -20,28 +20,28 @@ Source: TypeAlias = Node | Tensor  # the owner of a gradient: a node, for its re
 class Sums:
     """The gradients so far, each a sum over the readers of a value.
 
-    of        node or leaf to gradient: an array, or a Tensor if the pass is recorded
+    gradients node or leaf to gradient: an array, or a Tensor if the pass is recorded
     zero      inputs of ops whose derivative is 0, such as sign: their gradient is 0 unless there are other readers
     owned     sources whose gradient was allocated here, so that it can be added to in place
     recorded  whether the pass is recorded
     """
 
-    __slots__ = ("of", "owned", "recorded", "zero")
+    __slots__ = ("gradients", "owned", "recorded", "zero")
 
     def __init__(self, recorded: bool) -> None:
-        self.of: dict[Source, Any] = {}
+        self.gradients: dict[Source, Any] = {}
         self.zero: set[Source] = set()
         self.owned: set[Source] = set()
         self.recorded = recorded
 
     def add(self, source: Source, g: Any) -> None:
-        of = self.of
-        if source not in of:
-            of[source] = g
+        gradients = self.gradients
+        if source not in gradients:
+            gradients[source] = g
         elif source in self.owned:
-            of[source] += g
+            gradients[source] += g
         else:
-            of[source] = of[source] + g
+            gradients[source] = gradients[source] + g
             if not self.recorded and source.shape:
                 self.owned.add(source)
 
@@ -63,32 +63,32 @@ def hooked(hooks: list[Any], g: Any, record: bool) -> Any:
 def add_zeros(sources: list[tuple[Source, Tensor]], sums: Sums) -> None:
     """Add gradients of 0 for inputs without any gradient from rules: those of sign, or of ReLU's mask."""
     for source, t in sources:
-        if source in sums.of:
+        if source in sums.gradients:
             continue
         if state.tracing:  # computed, so that each replay allocates its own
             with switched(recording=False):
-                sums.of[source] = where(False, t, 0.0)
+                sums.gradients[source] = where(False, t, 0.0)
             continue
         with on(t._data):
             zeros = namespace([t._data]).zeros(t.shape, t.dtype)
-        sums.of[source] = wrap(zeros, None) if sums.recorded else zeros
+        sums.gradients[source] = wrap(zeros, None) if sums.recorded else zeros
 
 
 def paired(sources: list[tuple[Source, Tensor]], sums: Sums, seeds: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
     """Pair each Tensor with its gradient, copied if the array may be shared. Runs the hooks of leaves first."""
     for source, tensor in sources:
-        if (g := sums.of[source]).dtype != tensor._data.dtype:  # half precision: its gradients are computed in float32
-            sums.of[source] = astype(g, tensor.dtype)
+        if (g := sums.gradients[source]).dtype != tensor._data.dtype:  # half precision: its gradients are computed in float32
+            sums.gradients[source] = astype(g, tensor.dtype)
             sums.owned.discard(source)
         if isinstance(source, Tensor) and source.hooks is not None:
-            sums.of[source] = hooked(source.hooks, sums.of[source], sums.recorded)
+            sums.gradients[source] = hooked(source.hooks, sums.gradients[source], sums.recorded)
             sums.owned.discard(source)
     if sums.recorded:
-        return [(tensor, sums.of[source]) for source, tensor in sources]
+        return [(tensor, sums.gradients[source]) for source, tensor in sources]
     in_use = {id(seed._data) for seed in seeds}
     result = []
     for source, tensor in sources:
-        g = sums.of[source]
+        g = sums.gradients[source]
         if isinstance(g, np.generic):
             g = np.asarray(g)
         elif id(g) in in_use or (g.base is not None and source not in sums.owned):

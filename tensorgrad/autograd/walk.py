@@ -201,13 +201,13 @@ def _walk(
     retained: list[tuple[Source, Tensor]] = []
 
     gpu = current_gpu()
-    here = state.__dict__  # the switches of this thread
-    before = {name: here[name] for name in ("tracing", "scope", "gradient_of", "walked")}
+    switches = state.__dict__  # the switches of this thread
+    before = {name: switches[name] for name in ("tracing", "scope", "gradient_of", "walked")}
     was_recording, state.recording = is_recording(), create_graph
-    here["tracing"], here["walked"] = record, None
+    switches["tracing"], switches["walked"] = record, None
     try:
         for node in nodes:
-            g = sums.of.get(node)
+            g = sums.gradients.get(node)
             if on_path is not None and (node not in on_path or (ends and node in targets)):
                 continue
             if g is None:
@@ -216,19 +216,19 @@ def _walk(
                 if node.hooks is None and node.retain is None:
                     sums.zero.update(s for s in node.inputs if isinstance(s, (Node, Tensor)) and s.requires_grad)
                     continue
-                near = roots[0]._data
-                with on(near):
-                    g = namespace([near]).zeros(node.shape, node.dtype)
-                g = sums.of[node] = wrap(g, None) if record else g
+                root_array = roots[0]._data
+                with on(root_array):
+                    g = namespace([root_array]).zeros(node.shape, node.dtype)
+                g = sums.gradients[node] = wrap(g, None) if record else g
             if gpu is not None and on_gpu(array := raw(g)):
                 array.device.use()  # compute a rule on the device of its gradient
             if node.hooks is not None:
                 g = g if g.dtype == node.dtype else astype(g, node.dtype)
-                g = sums.of[node] = hooked(node.hooks, g, record)
+                g = sums.gradients[node] = hooked(node.hooks, g, record)
             if node.retain is not None and inputs is None and (holder := node.retain()) is not None:
                 retained.append((node, holder))
             elif node not in targets:
-                del sums.of[node]
+                del sums.gradients[node]
             replacement = fused.get(node, node)
             try:
                 _differentiate(node, replacement, g, sums, on_path)
@@ -242,17 +242,17 @@ def _walk(
                         member.saved, member.out, member.alive = freed, None, None
     finally:
         state.recording = was_recording
-        here.update(before)
+        switches.update(before)
         if gpu is not None:
             gpu.use()
 
     if inputs is None:
         add_zeros([(leaf, leaf) for leaf in sums.zero if isinstance(leaf, Tensor)], sums)
-        pairs: list[tuple[Source, Tensor]] = [(leaf, leaf) for leaf in sums.of if isinstance(leaf, Tensor)] + retained
+        pairs: list[tuple[Source, Tensor]] = [(leaf, leaf) for leaf in sums.gradients if isinstance(leaf, Tensor)] + retained
     else:
-        read = {s for node in nodes for s in (node, *node.inputs)} if any(s not in sums.of for s in targets) else set()
+        read = {s for node in nodes for s in (node, *node.inputs)} if any(s not in sums.gradients for s in targets) else set()
         add_zeros([(source, t) for source, t in targets.items() if source in read], sums)
-        pairs = [(source, t) for source, t in targets.items() if source in sums.of]
+        pairs = [(source, t) for source, t in targets.items() if source in sums.gradients]
     return paired(pairs, sums, seeds)
 
 
@@ -310,8 +310,8 @@ def _check_gradient(replacement: Node, node: Node, g: Any, gx: Any) -> None:
         return
     kind = "NaN" if bool(np.isnan(gx).any()) else "infinity"
     finite = bool(np.isfinite(g).all())
-    what = "produced here, from a finite incoming gradient" if finite else "passed on from the incoming gradient"
-    raise AnomalyError(f"gradient of {described(node)}: {kind}, {what}")
+    origin = "produced here, from a finite incoming gradient" if finite else "passed on from the incoming gradient"
+    raise AnomalyError(f"gradient of {described(node)}: {kind}, {origin}")
 
 
 def _on_path(nodes: list[Node], targets: dict[Source, Tensor]) -> set[Source]:

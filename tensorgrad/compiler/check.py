@@ -402,8 +402,8 @@ def position(v: Value) -> tuple[int, tuple[int, ...]]:
         array = np.lib.stride_tricks.as_strided(np.empty(1, first.dtype), first.shape, strides)
     start = address(array)
     for view in others:
-        assert view.look is not None
-        array = view.look(array, view.shape)
+        assert view.make_view is not None
+        array = view.make_view(array, view.shape)
     return address(array) - start, strides_of(array)
 
 

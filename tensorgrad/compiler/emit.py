@@ -148,14 +148,15 @@ class Emitter:
                 self.names[value] = self.bind(prefix, array)
             else:
                 assert value.base is not None
-                assert value.look is not None
+                assert value.make_view is not None
                 base = self.name(value.base)
                 self.names[value] = f"v{len(self.names)}"
-                look = f"{base}.T" if value.how == "transpose" else f"{self.bind('look', value.look)}({base}, {value.shape})"
-                if value.how == "transpose" and (operand := self.body.operands.get(base)) is not None:
+                is_transpose = value.view_kind == "transpose"
+                view = f"{base}.T" if is_transpose else f"{self.bind('look', value.make_view)}({base}, {value.shape})"
+                if is_transpose and (operand := self.body.operands.get(base)) is not None:
                     self.body.views[len(self.lines)] = self.names[value]
                     self.body.operands[self.names[value]] = operand.transposed()
-                self.lines.append(f"{self.names[value]} = {look}")
+                self.lines.append(f"{self.names[value]} = {view}")
         return self.names[value]
 
     def shaped(self, value: Value, shape: Shape) -> str:

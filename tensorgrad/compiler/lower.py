@@ -29,7 +29,7 @@ from tensorgrad.compiler.calls import (
 )
 from tensorgrad.compiler.calls.reduction import narrow_shape
 from tensorgrad.compiler.trace import Source, Trace
-from tensorgrad.compiler.values import Look, Value, before_broadcast, lineage
+from tensorgrad.compiler.values import Value, ViewFunction, before_broadcast, lineage
 from tensorgrad.core.arithmetic import is_odd
 from tensorgrad.core.backend import Array, address, copy, dtype_name, is_array, may_overlap
 from tensorgrad.core.node import Node
@@ -142,17 +142,17 @@ class Lowering:
         if v.root.kind != "outside" or (value := self.of_array(v.root.array)) is v.root:
             return v
         for view in lineage(v)[-2::-1]:
-            assert view.look is not None
+            assert view.make_view is not None
             assert view.node is not None
-            value = self.view(value, view.shape, view.how, view.look, view.contiguous, view.node)
+            value = self.view(value, view.shape, view.view_kind, view.make_view, view.contiguous, view.node)
         return value
 
     def buffer(self, shape: Shape, dtype: Any, node: Node) -> Value:
         return Value(tuple(shape), np.dtype(dtype), "buffer", node=node)
 
-    def view(self, of: Value, shape: Shape, how: str, look: Look, contiguous: bool, node: Node) -> Value:
-        array = None if of.array is None else look(of.array, shape)
-        return Value(tuple(shape), of.dtype, "view", array, of, look, how, contiguous, node)
+    def view(self, of: Value, shape: Shape, view_kind: str, make_view: ViewFunction, contiguous: bool, node: Node) -> Value:
+        array = None if of.array is None else make_view(of.array, shape)
+        return Value(tuple(shape), of.dtype, "view", array, of, make_view, view_kind, contiguous, node)
 
     def reshaped(self, of: Value, shape: Shape, node: Node) -> Value:
         """`of` reshaped: a view if possible, else a copy."""
@@ -288,7 +288,7 @@ class Lowering:
 
     def transposed(self, of: Value, node: Node) -> Value:
         """A transposed matrix; transposing twice gives the original value."""
-        if of.how == "transpose" and of.base is not None:
+        if of.view_kind == "transpose" and of.base is not None:
             return of.base
         return self.view(of, of.shape[::-1], "transpose", lambda a, shape: a.T, False, node)
 
@@ -302,9 +302,9 @@ class Lowering:
         (of,), at = inputs, node.attrs["index"]
         if not isinstance(of, Value) or not takes_a_view(at):
             return None
-        look = slicer(at)
-        contiguous = of.contiguous and look(outline(of.shape), node.shape).flags.c_contiguous
-        view = self.view(of, node.shape, "getitem", look, bool(contiguous), node)
+        make_view = slicer(at)
+        contiguous = of.contiguous and make_view(outline(of.shape), node.shape).flags.c_contiguous
+        view = self.view(of, node.shape, "getitem", make_view, bool(contiguous), node)
         readers = [reader for reader in self.readers.get(node, []) if is_elementwise(reader)]
         # values that are not C-contiguous cannot be part of chains
         return self.copied(view, node) if not contiguous and len(readers) > 1 and of.root.kind != "outside" else view
@@ -473,7 +473,7 @@ class Lowering:
         if axis or not owns_memory or root is target.root:  # it was already placed elsewhere
             return False
         root.kind, root.base = "view", target
-        root.look, root.how = np.reshape, "reshape"
+        root.make_view, root.view_kind = np.reshape, "reshape"
         return True
 
     # Softmax and cross-entropy, forward and backward in one
@@ -591,7 +591,7 @@ def is_elementwise(node: Node) -> bool:
     return node.op not in RULES and not node.op.moves and not any(axes for axes in node.op.parsed.inputs)
 
 
-def slicer(at: Any) -> Look:
+def slicer(at: Any) -> ViewFunction:
     """A function that slices an array as a view; the "..." makes a single element a 0-d array instead of a number."""
     parts = at if isinstance(at, tuple) else (at,)
     full_index = parts if any(i is ... for i in parts) else (*parts, ...)

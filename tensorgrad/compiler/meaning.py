@@ -40,7 +40,7 @@ class Meaning:
         if not isinstance(v, Value):
             return type(v), repr(v)
         if v not in self.of_value:
-            self.of_value[v] = self.transposed(self.value(v.base)) if v.how == "transpose" else self.number(v)
+            self.of_value[v] = self.transposed(self.value(v.base)) if v.view_kind == "transpose" else self.number(v)
         return self.of_value[v]
 
     def function(self, name: str, inputs: list[Any], dtype: str, quiet: tuple[str, ...]) -> int:

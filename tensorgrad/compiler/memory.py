@@ -137,8 +137,8 @@ def resolve(value: Value, arrays: dict[Value, Any]) -> Array | None:
         return arrays[value]
     array = value.array
     if array is None and value.base is not None and (base := resolve(value.base, arrays)) is not None:
-        assert value.look is not None
-        array = value.look(base, value.shape)
+        assert value.make_view is not None
+        array = value.make_view(base, value.shape)
     if array is not None:
         arrays[value] = array
     return array

@@ -139,7 +139,7 @@ def reads(call: Call, inputs: tuple[Value | None, ...], of: Value) -> bool:
     return all(
         actual is expected
         if expected is not None
-        else isinstance(actual, Value) and actual.how == "transpose" and actual.base is of
+        else isinstance(actual, Value) and actual.view_kind == "transpose" and actual.base is of
         for actual, expected in zip(call.inputs, inputs, strict=True)
     )
 

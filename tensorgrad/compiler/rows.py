@@ -59,11 +59,11 @@ class Split:
     def keeps_rows(self, v: Value) -> bool:
         """Whether a view of a value with rows has them in its first axis: broadcasting may add axes before it."""
         assert v.base is not None
-        return v.how == "reshape" or (v.how == "broadcast_to" and len(v.shape) == len(v.base.shape))
+        return v.view_kind == "reshape" or (v.view_kind == "broadcast_to" and len(v.shape) == len(v.base.shape))
 
     def columns(self, v: Value) -> bool:
         """Whether a value is the transpose of one with rows."""
-        is_transposed = v.how == "transpose" and v.base is not None and self.rows(v.base)
+        is_transposed = v.view_kind == "transpose" and v.base is not None and self.rows(v.base)
         if is_transposed:
             self.has_columns.add(v)
         return is_transposed
@@ -157,5 +157,5 @@ class Tile:
                 self.copies[v] = v
                 return v
             base = None if v.base is None else self.value(v.base)
-            self.copies[v] = Value(shape, v.dtype, v.kind, None, base, v.look, v.how, v.contiguous, v.node)
+            self.copies[v] = Value(shape, v.dtype, v.kind, None, base, v.make_view, v.view_kind, v.contiguous, v.node)
         return self.copies[v]

@@ -13,7 +13,7 @@ from tensorgrad.core.backend import Array, may_overlap
 from tensorgrad.core.node import Node
 from tensorgrad.core.signature import Shape
 
-Look: TypeAlias = Callable[[Array, Shape], Array]
+ViewFunction: TypeAlias = Callable[[Array, Shape], Array]
 
 
 @dataclass(eq=False)
@@ -24,8 +24,8 @@ class Value:
             assignments;  "number": a 0-d array that is set before each run;  "buffer": memory of the plan;
             "fresh": an array allocated by an operation without `out`;  "view": a view of another value
     array   the array, if known before a run
-    base, look, how   of a view: the base, a function from its array to one of this shape, and the name of that:
-            "reshape", "broadcast_to", "transpose" (of a matrix), "permute" or "getitem"
+    base, make_view, view_kind   of a view: the base, a function from its array to one of this shape, and the kind of the
+            view: "reshape", "broadcast_to", "transpose" (of a matrix), "permute" or "getitem"
     node    the node that it is the result of, for names
     after   of outside memory: the number of assignments of the program before it is read
     """
@@ -35,8 +35,8 @@ class Value:
     kind: str
     array: Array | None = None
     base: Value | None = None
-    look: Look | None = None
-    how: str = ""
+    make_view: ViewFunction | None = None
+    view_kind: str = ""
     contiguous: bool = True
     node: Node | None = None
     after: int = 0
@@ -64,7 +64,9 @@ def lineage(v: Value) -> list[Value]:
 
 def before_broadcast(value: Value) -> Value:
     """The source of a value that is broadcast along leading axes, or all axes; a number without axes of length 1."""
-    while value.base is not None and (value.how == "broadcast_to" or (value.how == "reshape" and not value.base.shape)):
+    while value.base is not None and (
+        value.view_kind == "broadcast_to" or (value.view_kind == "reshape" and not value.base.shape)
+    ):
         value = value.base
     return value
 

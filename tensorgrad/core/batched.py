@@ -155,10 +155,10 @@ class Batching:
         """These calls with one more inside."""
         return Batching((*self.calls, Call(size, len(self.calls) + 1)), self.rule)
 
-    def look(self, x: Tensor, what: str) -> None:
+    def check_readable(self, x: Tensor, reader: str) -> None:
         """Raise BatchError if the values of a batched Tensor are read."""
         if type(x) is Batched:
-            x._require_concrete(what)
+            x._require_concrete(reader)
 
     def __call__(self, op: Any, args: Sequence[Any], attrs: Mapping[str, Any]) -> Tensor | None:
         """The result of an operation on batched Tensors; None if no argument is batched."""

@@ -67,16 +67,16 @@ class Node:
         self.out = out
         self.shape = shape
         self.dtype = dtype
-        here = state.__dict__  # the switches of this thread, looked up once
-        self.scope: str = here["scope"]
-        self.function: Called | None = here["function"]
+        switches = state.__dict__  # the switches of this thread, looked up once
+        self.scope: str = switches["scope"]
+        self.function: Called | None = switches["function"]
         self.index = writes.tick()
         self.retain: Any = None
         self.hooks: list[Callable[[Any], Any]] | None = None
         self.made = made
         self.members = members
         self.requires_grad = requires_grad
-        self.gradient_of: Node | None = here["gradient_of"]
+        self.gradient_of: Node | None = switches["gradient_of"]
         self.alive: writes.Alive | None = writes.alive
 
     def replaced(

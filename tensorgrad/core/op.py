@@ -33,8 +33,8 @@ class CallSignature:
         _, *parameters = inspect.signature(op.forward).parameters.values()  # the first is xp
         for i, p in enumerate(parameters):
             if p.kind is not p.KEYWORD_ONLY:
-                by_place = p.kind if p.kind is p.VAR_POSITIONAL else p.POSITIONAL_ONLY
-                parameters[i] = p.replace(kind=by_place, annotation="Operand[T]")
+                kind_by_place = p.kind if p.kind is p.VAR_POSITIONAL else p.POSITIONAL_ONLY
+                parameters[i] = p.replace(kind=kind_by_place, annotation="Operand[T]")
         return inspect.Signature(parameters, return_annotation="T | Array")
 
 
@@ -128,14 +128,14 @@ class Op:
             if self.jvp is None:
                 self.jvp = self.itself
         required = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD and p.default is p.empty]
-        self.by_place = frozenset(required if is_usual_call else [])
+        self.positional_only = frozenset(required if is_usual_call else [])
         self.reads_some = any(self.reads_input)
         self.reads_all = self.reads_some and all(self.reads_input)
-        known = type(REGISTRY.get(self.name, self))
+        registered = type(REGISTRY.get(self.name, self))
         # a redefined class, as when a notebook cell is run again, replaces the old one
-        if (known.__module__, known.__qualname__) != (type(self).__module__, type(self).__qualname__):
+        if (registered.__module__, registered.__qualname__) != (type(self).__module__, type(self).__qualname__):
             raise TensorgradError(
-                f"op {self.name!r} is registered twice, by {known.__qualname__} and {type(self).__qualname__}"
+                f"op {self.name!r} is registered twice, by {registered.__qualname__} and {type(self).__qualname__}"
             )
         REGISTRY[self.name] = self
 
@@ -151,7 +151,7 @@ class Op:
         argument.
         """
 
-        def along(i: int) -> Callable[[Value], Value] | None:
+        def tangent_rule(i: int) -> Callable[[Value], Value] | None:
             if not self.linear_in[min(i, len(self.linear_in) - 1)]:
                 return None
 
@@ -163,7 +163,7 @@ class Op:
             are_arrays = all(type(x) is np.ndarray for j, x in enumerate(xs) if j != i)
             return tangent
 
-        return tuple(along(i) for i in range(len(xs)))
+        return tuple(tangent_rule(i) for i in range(len(xs)))
 
     def reads_argument(self, i: int) -> bool:
         """Whether the rule reads the value of argument i."""

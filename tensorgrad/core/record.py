@@ -42,11 +42,11 @@ LEAVES = (Tensor, float, int)  # inputs of a node that are not nodes
 
 def apply(op: Op, *args: Any, **attrs: Any) -> Any:
     """The result: an array, or a Tensor if any argument is one, recorded if one of them requires a gradient."""
-    if attrs and not op.by_place.isdisjoint(attrs):
-        names = ", ".join(op.by_place & attrs.keys())
+    if attrs and not op.positional_only.isdisjoint(attrs):
+        names = ", ".join(op.positional_only & attrs.keys())
         raise ArgumentError(f"{scoped(op.public or op.name)}: its arrays must be positional, got {names} by keyword")
-    here = state.__dict__  # the switches of this thread, looked up once
-    if here["batching"] is not None and (batched := here["batching"](op, args, attrs)) is not None:
+    switches = state.__dict__  # the switches of this thread, looked up once
+    if switches["batching"] is not None and (batched := switches["batching"](op, args, attrs)) is not None:
         return batched
     is_tensor = requires_grad = odd = False
     arrays: list[Any] = []
@@ -82,7 +82,7 @@ def apply(op: Op, *args: Any, **attrs: Any) -> Any:
             inputs.append(a)
     profiler = who_measures()
     since = 0.0 if profiler is None else time.perf_counter()
-    to = None
+    result_dtype = None
     try:
         xp = backend.namespace(arrays)
         if not odd:
@@ -92,11 +92,11 @@ def apply(op: Op, *args: Any, **attrs: Any) -> Any:
                 out = op.forward(xp, *arrays, **attrs)
             else:  # a call without ** takes less time
                 out = op.forward(xp, *arrays)
-        elif here["tracing"] and op.reads_output and any(is_half(a.dtype) for a in arrays if hasattr(a, "dtype")):
+        elif switches["tracing"] and op.reads_output and any(is_half(a.dtype) for a in arrays if hasattr(a, "dtype")):
             return in_float32(op, args, attrs)
         else:
-            wide, to = (computed if xp is np else on_gpu)(op, xp, arrays, attrs)
-            out = wide if to is None else wide.astype(to)
+            unrounded, result_dtype = (computed if xp is np else on_gpu)(op, xp, arrays, attrs)
+            out = unrounded if result_dtype is None else unrounded.astype(result_dtype)
     except MemoryError as error:
         if isinstance(error, TensorgradError):
             raise
@@ -113,22 +113,22 @@ def apply(op: Op, *args: Any, **attrs: Any) -> Any:
         out = np.asarray(out)
     if is_checking():
         check_finite(op, args, arrays, out)
-    learned = requires_grad  # depends on a Tensor that requires a gradient, recorded or not
+    from_trainable = requires_grad  # depends on a Tensor that requires a gradient, recorded or not
     requires_grad = requires_grad and is_recording()
     node = None
-    if requires_grad or here["tracing"]:
+    if requires_grad or switches["tracing"]:
         node = record(op, args, inputs, attrs, arrays, out, requires_grad and op.backward is not None)
-        if to is not None and node.out is not None:
-            node.out = np.asarray(wide) if isinstance(wide, np.generic) else wide  # rules read unrounded results
-        if here["trace"] is not None:
-            here["trace"].recorded(node)
+        if result_dtype is not None and node.out is not None:
+            node.out = np.asarray(unrounded) if isinstance(unrounded, np.generic) else unrounded  # rules read unrounded results
+        if switches["trace"] is not None:
+            switches["trace"].recorded(node)
     if profiler is not None:
         profiler.ran(op, arrays, attrs, out, seconds, node)
     t = wrap(out, node)
     if node is None:
         if op.keeps_origin:
             remember(t, op, args, arrays, attrs)
-        if not learned:
+        if not from_trainable:
             for a in args:
                 if isinstance(a, Tensor) and (a.name or a.made_of):
                     # inside a function of several ops it still counts as its argument
@@ -162,12 +162,16 @@ def operand(op: Op, a: Any, args: Sequence[Any]) -> Array:
     elif isinstance(a, (float, backend.Placeholder)) or (isinstance(a, int) and -INTEGERS <= a < 2 * INTEGERS):
         return a
     where = scoped(op.public or op.name)
-    near = next((x.dtype for x in args if isinstance(x, (Tensor, np.ndarray)) and backend.is_number(x.dtype)), None)
+    near_dtype = next((x.dtype for x in args if isinstance(x, (Tensor, np.ndarray)) and backend.is_number(x.dtype)), None)
     if isinstance(a, int):  # exceeds NumPy's integers
-        if near is not None and backend.is_floating(near):
+        if near_dtype is not None and backend.is_floating(near_dtype):
             return float(a)
-    elif isinstance(a, (list, tuple)) and near is not None and not op.is_data(next(i for i, x in enumerate(args) if x is a)):
-        return backend.on_gpu_of(as_near(a, near, where), [x._data if isinstance(x, Tensor) else x for x in args])
+    elif (
+        isinstance(a, (list, tuple))
+        and near_dtype is not None
+        and not op.is_data(next(i for i, x in enumerate(args) if x is a))
+    ):
+        return backend.on_gpu_of(as_near(a, near_dtype, where), [x._data if isinstance(x, Tensor) else x for x in args])
     array = backend.asarray(a, where=where)
     if backend.is_array(a) and not isinstance(a, np.generic):
         return array
@@ -177,10 +181,10 @@ def operand(op: Op, a: Any, args: Sequence[Any]) -> Array:
 def in_float32(op: Op, args: Sequence[Any], attrs: Mapping[str, Any]) -> Any:
     """Record an op in half precision as three ops, so that rules read the unrounded result, also in a replay."""
     astype = REGISTRY["astype"]
-    wide = [astype.apply(a, dtype=np.dtype(np.float32)) if is_half(getattr(a, "dtype", FLOAT32)) else a for a in args]
-    y = op.apply(*wide, **attrs)
-    to = narrowest([a.dtype for i, a in enumerate(args) if hasattr(a, "dtype") and not op.is_data(i)])
-    return y if to is None or y.dtype != FLOAT32 else astype.apply(y, dtype=to)
+    widened = [astype.apply(a, dtype=np.dtype(np.float32)) if is_half(getattr(a, "dtype", FLOAT32)) else a for a in args]
+    y = op.apply(*widened, **attrs)
+    result_dtype = narrowest([a.dtype for i, a in enumerate(args) if hasattr(a, "dtype") and not op.is_data(i)])
+    return y if result_dtype is None or y.dtype != FLOAT32 else astype.apply(y, dtype=result_dtype)
 
 
 def as_near(numbers: Any, dtype: Any, where: str) -> Array:
@@ -239,7 +243,7 @@ def explain(op: Op, error: Exception, args: tuple[Any, ...], attrs: dict[str, An
     return explained
 
 
-def failing(error: Exception, call: Called, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+def attach_graph(error: Exception, call: Called, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
     """Attach the graph, ending in a failing node for the call, to the error of a function of several ops."""
     tensors = [a for a in (*args, *kwargs.values()) if isinstance(a, Tensor)]
     if isinstance(error, TensorgradError) and tensors:
@@ -329,16 +333,20 @@ def check_finite(op: Op, args: tuple[Any, ...], arrays: list[Any], out: Any) -> 
     if not backend.is_floating(out.dtype) or bool(np.isfinite(out).all()):
         return
     where = f"{state.scope}.{op.name}" if state.scope else op.name
-    bad = [
+    nonfinite = [
         i
         for i, a in enumerate(arrays)
         if backend.is_floating(np.dtype(getattr(a, "dtype", type(a)))) and not bool(np.isfinite(a).all())
     ]
-    what = f"passed on from argument {', '.join(map(str, bad))}" if bad else "produced here, all arguments being finite"
+    origin = (
+        f"passed on from argument {', '.join(map(str, nonfinite))}"
+        if nonfinite
+        else "produced here, all arguments being finite"
+    )
     kind = "NaN" if bool(np.isnan(out).any()) else "infinity"
     line = line_of(user_location())
-    raise AnomalyError(f"{where}: {kind} in its result {out.shape}, {what}{f'; at {line}' if line else ''}{made_by(args)}")
+    raise AnomalyError(f"{where}: {kind} in its result {out.shape}, {origin}{f'; at {line}' if line else ''}{made_by(args)}")
 
 
 Op.apply = Op.__call__ = apply  # type: ignore[assignment, method-assign]
-State.failing = staticmethod(failing)
+State.attach_graph = staticmethod(attach_graph)

@@ -91,9 +91,9 @@ class Tracer(Protocol[TensorT]):
         """The number of nodes recorded so far."""
         return 0
 
-    def captures(self, result: TensorT, first: int, since: int, given: Sequence[TensorT], /) -> None:
-        """A function that each replay calls again has recorded all nodes from number `first` on, given the Tensors `given`, and
-        returned `result`; an error if it reads other Tensors computed by the step.
+    def captures(self, result: TensorT, first: int, since: int, arguments: Sequence[TensorT], /) -> None:
+        """A function that each replay calls again has recorded all nodes from number `first` on and returned `result`; an error
+        if it reads Tensors computed by the step other than its `arguments`.
         """
 
     def enters(self, module: Any, /) -> None:
@@ -166,7 +166,7 @@ class State(threading.local):
     caller: str  # the running function of several ops, named in errors instead of the op inside
     gradient_of: Any  # the node whose rule is running in a recorded backward pass
     # for all threads
-    failing: Callable[..., None]  # attaches the graph to the error of a function of several ops; set by record.py
+    attach_graph: Callable[..., None]  # attaches the graph to the error of a function of several ops; set by record.py
 
     def __init__(self) -> None:  # called in each thread
         self.rehearsing = self.tracing = False
@@ -196,7 +196,7 @@ def one_box(fn: _F) -> _F:
             result = fn(*args, **kwargs)
         except Exception as error:
             explained = in_words(fn, error, args, kwargs)
-            state.failing(explained, call, args, kwargs)
+            state.attach_graph(explained, call, args, kwargs)
             if explained is error:
                 raise
             raise explained from error

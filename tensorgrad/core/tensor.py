@@ -55,7 +55,7 @@ class Tensor(Face):
         if source is not None:
             name = name or source.name
             if state.batching is not None:
-                state.batching.look(source, "a copy by Tensor()")
+                state.batching.check_readable(source, "a copy by Tensor()")
             if source.node is not None and source.requires_grad and state.recording:
                 raise GraphError(
                     f"Tensor: the data are a Tensor computed by {source.node.op.name}, and a copy of its values would "

@@ -290,7 +290,7 @@ def update_running(running: Array, value: Any, momentum: float) -> None:
         before = wrap(running, None)
         after = before + momentum * (value.detach() - before)
     if state.batching is not None:
-        state.batching.look(after, "what follows the statistics of a batch")
+        state.batching.check_readable(after, "what follows the statistics of a batch")
     if state.trace is not None:
         state.trace.assigns(running, after)
     put(running, after._data)

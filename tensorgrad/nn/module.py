@@ -57,14 +57,16 @@ class Module:
     only_in_torch: ClassVar[tuple[str, ...]] = ()  # names that only PyTorch's state_dict has
 
     def __init__(self) -> None:
-        own = self.__dict__  # not empty if __init__ of another base class has run
-        own.setdefault("_parameters", {})
-        own.setdefault("_buffers", {})
-        own.setdefault("_modules", {})
-        own.setdefault("_absent", set())  # parameters that are None
-        own.setdefault("_hooks", ())
-        own.setdefault("_name", "")
-        own.setdefault("_is_looked_into", False)  # whether attributes were searched for hidden parts since the last one was set
+        attributes = self.__dict__  # not empty if __init__ of another base class has run
+        attributes.setdefault("_parameters", {})
+        attributes.setdefault("_buffers", {})
+        attributes.setdefault("_modules", {})
+        attributes.setdefault("_absent", set())  # parameters that are None
+        attributes.setdefault("_hooks", ())
+        attributes.setdefault("_name", "")
+        attributes.setdefault(
+            "_is_looked_into", False
+        )  # whether attributes were searched for hidden parts since one was set
         changes.count += 1
         self.training = True
 
@@ -106,10 +108,10 @@ class Module:
 
     def __setattr__(self, name: str, value: Any) -> None:
         changes.count += 1
-        own = self.__dict__
+        attributes = self.__dict__
         if isinstance(value, (Parameter, Module)):
             self._register(name, value)
-        elif "_modules" not in own:
+        elif "_modules" not in attributes:
             self._check_container(name, value)
             super().__setattr__(name, value)
         elif name in self._buffers and value is not None:
@@ -148,40 +150,42 @@ class Module:
 
     def _check_name(self, name: str) -> None:
         """Raise ArgumentError for an invalid name of a parameter or submodule."""
-        at = f"{type(self).__name__}: {name!r}"
+        prefix = f"{type(self).__name__}: {name!r}"
         if not isinstance(name, str) or not name or "." in name:
-            raise ArgumentError(f"{at} cannot name a part: expected a string without dots, which separate the parts of a path")
-        if name in RESERVED or any(name in vars(kind) and is_method(vars(kind)[name]) for kind in own_classes(type(self))):
             raise ArgumentError(
-                f"{at} cannot name a part: every {type(self).__name__} has an attribute {name}; use another name"
+                f"{prefix} cannot name a part: expected a string without dots, which separate the parts of a path"
+            )
+        if name in RESERVED or any(name in vars(kind) and is_method(vars(kind)[name]) for kind in library_classes(type(self))):
+            raise ArgumentError(
+                f"{prefix} cannot name a part: every {type(self).__name__} has an attribute {name}; use another name"
             )
 
-    def _check_place(self, name: str, value: Any, what: str, expected: str) -> None:
+    def _check_place(self, name: str, value: Any, role: str, expected: str) -> None:
         """Raise ArgumentError if a plain value would replace a parameter or submodule."""
         if value is None:
             return
-        how = f"with no_grad(): {name}.data[...] = values writes new values into it"
-        if what == "the part":
-            how = f"del {name} removes it"
+        remedy = f"with no_grad(): {name}.data[...] = values writes new values into it"
+        if role == "the part":
+            remedy = f"del {name} removes it"
         elif not isinstance(value, Module):
-            how += ", nn.Parameter(values) is a new one"
+            remedy += ", nn.Parameter(values) is a new one"
         raise ArgumentError(
-            f"{type(self).__name__}: only {expected} can replace {what} {name!r}, got {described(value)}, which would "
-            f"not be trained, moved or saved; {how}"
+            f"{type(self).__name__}: only {expected} can replace {role} {name!r}, got {described(value)}, which would "
+            f"not be trained, moved or saved; {remedy}"
         )
 
     def _check_container(self, name: str, value: Any) -> Any:
         """Raise ArgumentError for a plain container with unregistered modules or parameters; else return the value."""
         if is_iterator(value):
-            given, first = value, list(itertools.islice(value, 1))
-            for place, part in parts_in(first, (Parameter, Module)):
-                raise hidden_part_error(self, name, given, place, part)
-            return itertools.chain(first, given)
+            iterator, head = value, list(itertools.islice(value, 1))
+            for place, part in parts_in(head, (Parameter, Module)):
+                raise hidden_part_error(self, name, iterator, place, part)
+            return itertools.chain(head, iterator)
         if KINDS[type(value)]:
             self.__dict__["_is_looked_into"] = False
-            if found := list(parts_in(value, (Parameter, Module))):
+            if parts := list(parts_in(value, (Parameter, Module))):
                 registered = self._all_parts() if "_modules" in self.__dict__ else set()
-                for place, part in found:
+                for place, part in parts:
                     if id(part) not in registered:
                         raise hidden_part_error(self, name, value, place, part)
         return value
@@ -210,11 +214,11 @@ class Module:
         if not self._is_looked_into and not outer:
             self._refuse_hidden()
             self.__dict__["_is_looked_into"] = True
-        own = vars(self).get("_original", self)  # the copy that functional_call makes does not outlive the call
+        module = vars(self).get("_original", self)  # the copy that functional_call makes does not outlive the call
         if state.trace is not None:
-            state.trace.enters(own)
+            state.trace.enters(module)
         path = f"{outer}.{self._name}" if outer and self._name else outer or self._name
-        state.scope = Scope(path, own, outer)
+        state.scope = Scope(path, module, outer)
         try:
             result = self.forward(*args, **kwargs)
             for hook in self._hooks:
@@ -237,12 +241,12 @@ class Module:
             )
         if state.trace is not None:
             state.trace.forbid("register_forward_hook")
-        own = functools.partial(hook)  # a new object, because the same function may be registered twice
-        self.__dict__["_hooks"] = (*self._hooks, own)
+        registration = functools.partial(hook)  # a new object, because the same function may be registered twice
+        self.__dict__["_hooks"] = (*self._hooks, registration)
         changes.count += 1
 
         def remove() -> None:
-            self.__dict__["_hooks"] = tuple(h for h in self._hooks if h is not own)
+            self.__dict__["_hooks"] = tuple(h for h in self._hooks if h is not registration)
             changes.count += 1
 
         return remove
@@ -278,14 +282,14 @@ class Module:
 
     def __delattr__(self, name: str) -> None:
         changes.count += 1
-        own = self.__dict__
-        found = [owner for owner in (self._parameters, self._buffers, self._modules) if name in owner]
-        for owner in found:
+        attributes = self.__dict__
+        owners = [owner for owner in (self._parameters, self._buffers, self._modules) if name in owner]
+        for owner in owners:
             del owner[name]
         self._absent.discard(name)
-        if name in own:
-            del own[name]
-        elif not found:
+        if name in attributes:
+            del attributes[name]
+        elif not owners:
             super().__delattr__(name)
 
     def __getattr__(self, name: str) -> Array:
@@ -298,8 +302,8 @@ class Module:
 
     def __getstate__(self) -> dict[str, Any]:
         """State for copies: a shallow copy has the same parts, in registries of its own."""
-        own = ("_parameters", "_buffers", "_modules", "_absent")
-        copied = {name: value.copy() if name in own else value for name, value in vars(self).items()}
+        registries = ("_parameters", "_buffers", "_modules", "_absent")
+        copied = {name: value.copy() if name in registries else value for name, value in vars(self).items()}
         return copied | {"training": self.training, "_hooks": ()}
 
     def named_buffers(self, prefix: str = "") -> Iterator[tuple[str, Array]]:
@@ -329,10 +333,10 @@ class Module:
         """
         if dtype is not None:
             dtype = as_floating(f"{type(self).__name__}.to", dtype)
-        place = None if device is None else as_device(device)
+        target = None if device is None else as_device(device)
 
         def converted(array: Array) -> Array:
-            moved = array if place is None else move(array, place)
+            moved = array if target is None else move(array, target)
             with on(moved):
                 return moved if dtype is None or not is_floating(array.dtype) else moved.astype(dtype, copy=False)
 
@@ -371,14 +375,14 @@ class Module:
     def apply(self, fn: Callable[[Module], Any]) -> Self:
         """Call `fn` on every submodule, innermost first, and on the module itself last; returns the module."""
         self._refuse_hidden()
-        found: dict[Module, None] = {}
+        modules: dict[Module, None] = {}
         stack: list[Module] = [self]
         while stack:
             module = stack.pop()
-            if module not in found:
-                found[module] = None
+            if module not in modules:
+                modules[module] = None
                 stack.extend(module._modules.values())
-        for module in reversed(found):
+        for module in reversed(modules):
             fn(module)
         return self
 
@@ -397,14 +401,14 @@ class Module:
         seen: set[int] = set()
         stack: list[tuple[str, Module, tuple[int, ...]]] = [(prefix, self, ())]
         while stack:
-            path, module, above = stack.pop()
-            is_known = id(module) in (above if every == "path" else seen)
+            path, module, ancestors = stack.pop()
+            is_known = id(module) in (ancestors if every == "path" else seen)
             if is_known and every != "place":
                 continue
             seen.add(id(module))
             yield path, module
-            inside = (*above, id(module)) if every == "path" else above
-            parts = [] if is_known else [(f"{path}.{n}" if path else n, part, inside) for n, part in module._modules.items()]
+            path_ids = (*ancestors, id(module)) if every == "path" else ancestors
+            parts = [] if is_known else [(f"{path}.{n}" if path else n, part, path_ids) for n, part in module._modules.items()]
             stack.extend(reversed(parts))
 
     def _all_parts(self) -> set[int]:
@@ -475,13 +479,13 @@ class Module:
             if first.setdefault(id(module), path) != path:
                 rows.append((f"{'  ' * depth}{label}the same as {first[id(module)] or 'the whole'}", "", ""))
                 continue
-            own = ", ".join(f"{name} {p.shape}" for name, p in module._parameters.items())
+            shapes = ", ".join(f"{name} {p.shape}" for name, p in module._parameters.items())
             count = sum(p.size for _, p, _ in owned(module))
             try:
-                inside = module.extra_repr()
+                extra = module.extra_repr()
             except AttributeError:  # a parameter that extra_repr shows has been deleted
-                inside = "..."
-            rows.append((f"{'  ' * depth}{label}{type(module).__name__}({inside})", own, f"{count:,}" if count else ""))
+                extra = "..."
+            rows.append((f"{'  ' * depth}{label}{type(module).__name__}({extra})", shapes, f"{count:,}" if count else ""))
         lines = columns(rows, "<<>")
         return "\n".join(lines) if len(lines) > 1 else rows[0][0]
 
@@ -498,9 +502,9 @@ def is_method(value: Any) -> bool:
     return isinstance(value, (FunctionType, property, classmethod, staticmethod))
 
 
-def _own_classes(kind: type) -> tuple[type, ...]:
+def _library_classes(kind: type) -> tuple[type, ...]:
     """The base classes that belong to this package."""
     return tuple(base for base in kind.__mro__ if is_own(base.__module__))
 
 
-own_classes: Callable[[Any], tuple[type, ...]] = functools.cache(_own_classes)
+library_classes: Callable[[Any], tuple[type, ...]] = functools.cache(_library_classes)

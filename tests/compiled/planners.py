@@ -269,7 +269,9 @@ DECISIONS = [
     passed("two results over one operand", IN_PLACE, "j not in overwritten"),
     instead("over an operand it is not made for", IN_PLACE, "call.overlays(call.outputs.index(value))", VALUES),
     instead("in another block", memory.arrays_for, "blocks[b]", "other(blocks, b, value.nbytes)"),
-    instead("a view elsewhere", memory.resolve, "value.look(base, value.shape)", "moved(value.look(base, value.shape))"),
+    instead(
+        "a view elsewhere", memory.resolve, "value.make_view(base, value.shape)", "moved(value.make_view(base, value.shape))"
+    ),
     Decision("outside memory elsewhere", memory.resolve, "= value.array", "= moved(value.array) if hit() else value.array"),
     # assignments
     Decision("assigned too early", ASSIGNED, "if is_used_between or", "if is_used_between and not hit() or"),

@@ -838,7 +838,7 @@ def test_parts_of_the_samples() -> None:
         for seed in range(60 * THOROUGH):
             rng = np.random.default_rng(seed)
             for call, arrays, n in calls_to_cut(rng):
-                resolved = {v: arrays[v] if v in arrays else v.look(arrays[v.base], v.shape) for v in call.reads}
+                resolved = {v: arrays[v] if v in arrays else v.make_view(arrays[v.base], v.shape) for v in call.reads}
                 expected = call.compute(*[resolved[v] if isinstance(v, Value) else v for v in call.inputs])
                 kind = type(call).__name__
                 for ends in ([0, n], [0, 1, n], [*range(n + 1)]):
