@@ -53,16 +53,16 @@ def fault_of(
         return "random numbers are not drawn in the order of the program"
     if [c for c in program if c.meets] != [c for entry in issued for c in entry.call.parts if c.meets]:
         return "ranks do not meet in the order of the program"
-    at = 0
+    number = 0
     try:
         computed = {v.root for entry in issued if not isinstance(entry.call, Assign) for v in entry.call.outputs}
         checker = Checker(Meaning(program), assigned, plan_memory, computed)
-        for at, entry in enumerate(issued, 1):  # noqa: B007
+        for number, entry in enumerate(issued, 1):  # noqa: B007
             checker.call(entry)
-        at = 0
-        checker.ended(returned, arrays)
+        number = 0
+        checker.check_end(returned, arrays)
     except Fault as fault:
-        return f"call {at} of {len(issued)}{location_of(issued[at - 1].call)}, {fault}" if at else str(fault)
+        return f"call {number} of {len(issued)}{location_of(issued[number - 1].call)}, {fault}" if number else str(fault)
     return ""
 
 
@@ -121,7 +121,7 @@ class Checker:
         if issued.loop is not None:
             self.loop(issued, issued.loop)
             return
-        self.over_operands(issued, [self.read(issued.call, v, issued.arrays[v]) for v in issued.call.reads])
+        self.check_overlaps(issued, [self.read(issued.call, v, issued.arrays[v]) for v in issued.call.reads])
         for v in issued.call.outputs:
             self.write(issued, v)
 
@@ -156,13 +156,13 @@ class Checker:
             raise Fault(f"{call.name} reads {describe(v)} from memory other than the outside array")
         content: Content | Memory = (root, place.first - offset)
         if root.kind == "outside" and root not in self.computed:
-            content = self.outside(place, root.after)
+            content = self.outside_content(place, root.after)
         elif root.kind in ("argument", "number"):
             content = INITIAL
         self.expected[v, id(array)] = place, content
         return place, content
 
-    def outside(self, place: Place, after: int) -> Content | Memory:
+    def outside_content(self, place: Place, after: int) -> Content | Memory:
         """The content of outside memory after a number of assignments."""
         earlier = tuple(i for i in self.regions.meeting(place) if i < after)
         if not earlier:
@@ -172,10 +172,10 @@ class Checker:
             for i in earlier:
                 target, value = self.assigned[i]
                 target_place = self.place(target.array)
-                memory.put(target.array, target_place, self.copied(value, target.array))
+                memory.put(target.array, target_place, self.copied_content(value, target.array))
         return self.outside_after[earlier]
 
-    def copied(self, v: Value, array: Array) -> Content:
+    def copied_content(self, v: Value, array: Array) -> Content:
         """The content of an array to which a value has been copied."""
         if v.contiguous and v.root.kind != "argument" and self.place(array).dense:
             return v.root, self.place(array).first - position(v)[0]
@@ -183,7 +183,7 @@ class Checker:
 
     # Writing
 
-    def over_operands(self, issued: Issued, operands: list[Place | None]) -> None:
+    def check_overlaps(self, issued: Issued, operands: list[Place | None]) -> None:
         """Check overlaps of results with operands and with each other. operands: the places of those that are values."""
         call = issued.call
         results = [None if (array := issued.arrays[v]) is None else self.place(array) for v in call.outputs]
@@ -226,7 +226,7 @@ class Checker:
             (value,) = call.inputs
             if not any(self.same(t.array, array) for t, source in self.assigned if source is value):
                 raise Fault(f"{call.name} writes to outside memory that the program does not assign")
-            self.memory.put(array, self.place(array), self.copied(value, array))
+            self.memory.put(array, self.place(array), self.copied_content(value, array))
             return
         place, content = self.expected.get((v, id(array))) or self.expect(call, v, array)
         if root.kind in ("number", "argument") or isinstance(content, Memory):
@@ -246,7 +246,7 @@ class Checker:
         is_complete = bool(ends) and ends[0][0] == 0 and ends[-1][1] == n and all(a < b for a, b in ends)
         if not is_complete or any(a[1] != b[0] for a, b in pairwise(ends)):
             raise Fault(f"{call.name}: the parts {ends} do not cover {n} samples exactly once")
-        self.over_operands(issued, [self.read(call, v, issued.arrays[v]) for v in call.reads])
+        self.check_overlaps(issued, [self.read(call, v, issued.arrays[v]) for v in call.reads])
         if parts.sliced != [v in loop.split.has_rows for v in parts.inputs]:
             raise Fault(f"{call.name}: a value without rows is split into parts, or one with rows is not")
         if len(parts.totals) != len(parts.work) or any(len(t) != len(loop.totals) for t in parts.totals):
@@ -274,7 +274,7 @@ class Checker:
 
     def part(self, call: Call, parts: Parts, part: Part, thread: int) -> None:
         """Check one part of the samples, in one thread."""
-        self.narrowed(call, parts, part)
+        self.check_part_calls(call, parts, part)
         before = self.memory, self.allocated
         self.memory, self.allocated = self.memory.copy(), set(self.allocated)
         totals = dict(zip(parts.loop.totals, parts.totals[thread], strict=True))
@@ -304,14 +304,14 @@ class Checker:
             for v in issued.call.outputs:
                 if (array := issued.arrays[v]) is not None and not thread_memory.cover(self.place(array)):
                     raise Fault(f"{call.name}: {issued.call.name} writes to memory that is not its thread's")
-            self.one_of_part(issued)
+            self.call_of_part(issued)
         if sorted(map(id, added)) != sorted(map(id, previous_sums)):
             raise Fault(f"{call.name}: not every sum of a part is added exactly once")
         for v, total in totals.items() if part.first else ():
             self.read(call, v, total)
         self.memory, self.allocated = before
 
-    def narrowed(self, call: Call, parts: Parts, part: Part) -> None:
+    def check_part_calls(self, call: Call, parts: Parts, part: Part) -> None:
         """Check that a part runs the calls of the loop, on values with the part's number of rows."""
         rows, split = part.stop - part.start, parts.loop.split
         calls = [issued.call for issued in part.issued if not isinstance(issued.call, Accumulate)]
@@ -332,10 +332,10 @@ class Checker:
                 if getattr(v, "shape", None) != shape:
                     raise Fault(f"{call.name}: samples {part.start} to {part.stop} are computed by a kernel for {v.shape}")
 
-    def one_of_part(self, issued: Issued) -> None:
+    def call_of_part(self, issued: Issued) -> None:
         """Check a call of a part. Rows of the loop's results are only known in a run; they are read after they are written."""
         rows = {v.root for v in issued.call.outputs if issued.arrays[v] is None and v.root.kind != "fresh"}
-        self.over_operands(issued, [self.read(issued.call, v, issued.arrays[v]) for v in issued.call.reads])
+        self.check_overlaps(issued, [self.read(issued.call, v, issued.arrays[v]) for v in issued.call.reads])
         for v in issued.call.outputs:
             if v.root in rows:
                 self.allocated.add(v.root)
@@ -344,13 +344,13 @@ class Checker:
 
     # Final state
 
-    def ended(self, returned: list[Value], arrays: dict[Value, Any]) -> None:
+    def check_end(self, returned: list[Value], arrays: dict[Value, Any]) -> None:
         last = Call("the end", [], [], [])
         for v in returned:
             self.read(last, v, arrays.get(v))
         for i, (target, _) in enumerate(self.assigned):
             place = self.place(target.array)
-            if self.memory.differs(target.array, place, self.outside(place, len(self.assigned))) is not None:
+            if self.memory.differs(target.array, place, self.outside_content(place, len(self.assigned))) is not None:
                 raise Fault(f"outside memory ({describe(target)}) does not hold its last assignment, {i}")
 
 

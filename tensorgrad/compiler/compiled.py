@@ -632,7 +632,7 @@ class Specialisation:
 
     def repeats(self, arrays: tuple[Array, ...], is_shuffled: bool, size: int) -> Repeats | None:
         """The Repeats of the plan for batches of these arrays (cached); None if it needs Python in between."""
-        if self.cached_repeats is not None and self.cached_repeats.fits(arrays, is_shuffled, size):
+        if self.cached_repeats is not None and self.cached_repeats.matches(arrays, is_shuffled, size):
             return self.cached_repeats
         if self.refused and self.refused[0] is arrays and self.refused[1:] == (is_shuffled, size):
             return None

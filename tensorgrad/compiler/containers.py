@@ -21,8 +21,8 @@ PLAIN = (type(None), bool, int, float, complex, str, bytes, np.generic, np.dtype
 def arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, list[Array]]:
     """The key by which plans are looked up, and the arrays among the arguments."""
     arrays: list[Array] = []
-    in_order = tuple([described(a, arrays) for a in args])
-    key = (in_order, tuple([(name, described(a, arrays)) for name, a in kwargs.items()]) if kwargs else ())
+    in_order = tuple([key_part(a, arrays) for a in args])
+    key = (in_order, tuple([(name, key_part(a, arrays)) for name, a in kwargs.items()]) if kwargs else ())
     try:
         hash(key)
     except TypeError as error:
@@ -32,7 +32,7 @@ def arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, list[
     return key, arrays
 
 
-def described(value: Any, arrays: list[Array]) -> Any:
+def key_part(value: Any, arrays: list[Array]) -> Any:
     """The part of the key for one argument; its arrays are appended to `arrays`.
 
     Not a function inside `arguments`: a recursive closure is a reference cycle, which keeps arrays alive until the next garbage
@@ -49,11 +49,11 @@ def described(value: Any, arrays: list[Array]) -> Any:
         arrays.append(data if data.flags.c_contiguous else contiguous(data))
         return (data.shape, data.dtype.char, False, type(data) is np.ndarray or device_of(data))
     if isinstance(value, (tuple, list)):
-        return (type(value), *[described(v, arrays) for v in value])
+        return (type(value), *[key_part(v, arrays) for v in value])
     if isinstance(value, dict):
-        return (type(value), *[(key, described(v, arrays)) for key, v in value.items()])
+        return (type(value), *[(key, key_part(v, arrays)) for key, v in value.items()])
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return (type(value), *[described(getattr(value, f.name), arrays) for f in dataclasses.fields(value)])
+        return (type(value), *[key_part(getattr(value, f.name), arrays) for f in dataclasses.fields(value)])
     if isinstance(value, (float, complex)):
         return (type(value), repr(value))  # 0.0 and -0.0 differ, NaN equals itself
     return (type(value), value)
@@ -76,7 +76,7 @@ def with_leaves(value: Any, leaves: Iterator[Tensor]) -> Any:
     if is_array(value) and not isinstance(value, np.generic):
         return next(leaves)
     if isinstance(value, (tuple, list)):
-        return like(value, sequence(type(value), [with_leaves(v, leaves) for v in value]))
+        return with_attributes_of(value, sequence(type(value), [with_leaves(v, leaves) for v in value]))
     if isinstance(value, dict):
         return mapping(value, {key: with_leaves(v, leaves) for key, v in value.items()})
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -89,7 +89,7 @@ def as_tensors(value: Any, change: Callable[[Array], Array] = lambda a: a) -> An
     if is_array(value) and not isinstance(value, np.generic):
         return wrap(change(value if is_plain(value) else asarray(value, where=ARGUMENT)), None)
     if isinstance(value, (tuple, list)):
-        return like(value, sequence(type(value), [as_tensors(v, change) for v in value]))
+        return with_attributes_of(value, sequence(type(value), [as_tensors(v, change) for v in value]))
     if isinstance(value, dict):
         return mapping(value, {key: as_tensors(v, change) for key, v in value.items()})
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -118,18 +118,18 @@ def sequence(kind: Any, parts: list[Any]) -> Any:
     return instance
 
 
-def like(value: Any, instance: Any) -> Any:
-    """`made`, with the attributes of `value`."""
+def with_attributes_of(value: Any, instance: Any) -> Any:
+    """`instance`, with the attributes of `value`."""
     if hasattr(value, "__dict__"):
         instance.__dict__.update(vars(value))
     return instance
 
 
-def mapping(like: dict[Any, Any], parts: dict[Any, Any]) -> Any:
-    """A dict like `like`, with other values."""
-    if type(like) is dict:
+def mapping(original: dict[Any, Any], parts: dict[Any, Any]) -> Any:
+    """A dict of the same type, with other values."""
+    if type(original) is dict:
         return parts
-    copy = like.copy()  # a defaultdict keeps its default
+    copy = original.copy()  # a defaultdict keeps its default
     copy.update(parts)
     return copy
 

@@ -15,8 +15,8 @@ from tensorgrad.kernels.chain import Chain, Operand, Ref, Step
 class Group:
     """A chain under construction: elementwise calls of one shape, whose inputs all exist when the first of them runs."""
 
-    def __init__(self, shape: Shape, at: int) -> None:
-        self.shape, self.at = shape, at
+    def __init__(self, shape: Shape, slot: int) -> None:
+        self.shape, self.slot = shape, slot
         self.calls: list[Elementwise] = []
         self.sums: list[Reduction] = []
         self.computed: set[Value] = set()
@@ -85,10 +85,10 @@ def grouped(calls: list[Call], keep: set[Value]) -> list[Call]:
     assigns: list[int] = []  # the slots of assignments
 
     def ready(v: Value, group: Group) -> bool:
-        return v in group.computed or completed_at.get(v.root, -1) < group.at
+        return v in group.computed or completed_at.get(v.root, -1) < group.slot
 
-    def complete(v: Value, at: int) -> None:
-        completed_at[v.root] = max(at, completed_at.get(v.root, -1))
+    def complete(v: Value, index: int) -> None:
+        completed_at[v.root] = max(index, completed_at.get(v.root, -1))
 
     for call in calls:
         if isinstance(call, Assign):
@@ -104,7 +104,7 @@ def grouped(calls: list[Call], keep: set[Value]) -> list[Call]:
                 group.calls.append(call)
                 group.computed.add(call.outputs[0])
                 group.read.update(call.reads)
-                complete(call.outputs[0], group.at)
+                complete(call.outputs[0], group.slot)
                 group_of[call.outputs[0]] = group
                 continue
         if isinstance(call, Reduction) and call.is_column_sum:
@@ -113,7 +113,7 @@ def grouped(calls: list[Call], keep: set[Value]) -> list[Call]:
                 sum_group = Group(call.inputs[0].shape, len(slots))
                 slots.append(sum_group)
             sum_group.sums.append(call)
-            complete(call.outputs[0], sum_group.at)
+            complete(call.outputs[0], sum_group.slot)
             continue
         for v in call.outputs:
             complete(v, len(slots))
@@ -158,7 +158,7 @@ def merge_into_reader(
         return
     if group.length + later.length > thresholds.CHAIN:  # compile time grows faster than the length of a kernel
         return
-    if any(i < at < j for at in assigns):  # what it reads may have been assigned by then
+    if any(i < k < j for k in assigns):  # what it reads may have been assigned by then
         return
     if needs_more_memory(group, i, read_by):
         return

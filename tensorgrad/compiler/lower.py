@@ -30,7 +30,7 @@ from tensorgrad.compiler.calls import (
 from tensorgrad.compiler.calls.reduction import narrow_shape
 from tensorgrad.compiler.trace import Source, Trace
 from tensorgrad.compiler.values import Value, ViewFunction, before_broadcast, lineage
-from tensorgrad.core.arithmetic import is_odd
+from tensorgrad.core.arithmetic import needs_conversion
 from tensorgrad.core.backend import Array, address, copy, dtype_name, is_array, may_overlap
 from tensorgrad.core.node import Node
 from tensorgrad.core.op import Op
@@ -150,21 +150,21 @@ class Lowering:
     def buffer(self, shape: Shape, dtype: Any, node: Node) -> Value:
         return Value(tuple(shape), np.dtype(dtype), "buffer", node=node)
 
-    def view(self, of: Value, shape: Shape, view_kind: str, make_view: ViewFunction, contiguous: bool, node: Node) -> Value:
-        array = None if of.array is None else make_view(of.array, shape)
-        return Value(tuple(shape), of.dtype, "view", array, of, make_view, view_kind, contiguous, node)
+    def view(self, base: Value, shape: Shape, view_kind: str, make_view: ViewFunction, contiguous: bool, node: Node) -> Value:
+        array = None if base.array is None else make_view(base.array, shape)
+        return Value(tuple(shape), base.dtype, "view", array, base, make_view, view_kind, contiguous, node)
 
-    def reshaped(self, of: Value, shape: Shape, node: Node) -> Value:
-        """`of` reshaped: a view if possible, else a copy."""
-        if tuple(shape) == of.shape:
-            return of
-        if not of.contiguous:
-            of = self.copied(of, node)
-        return self.view(of, shape, "reshape", np.reshape, True, node)
+    def reshaped(self, base: Value, shape: Shape, node: Node) -> Value:
+        """`base` reshaped: a view if possible, else a copy."""
+        if tuple(shape) == base.shape:
+            return base
+        if not base.contiguous:
+            base = self.copied(base, node)
+        return self.view(base, shape, "reshape", np.reshape, True, node)
 
-    def copied(self, of: Value, node: Node) -> Value:
-        out = self.buffer(of.shape, of.dtype, node)
-        self.calls.append(Copy("copy", [of], [out], [node]))
+    def copied(self, source: Value, node: Node) -> Value:
+        out = self.buffer(source.shape, source.dtype, node)
+        self.calls.append(Copy("copy", [source], [out], [node]))
         return out
 
     # Nodes
@@ -179,7 +179,7 @@ class Lowering:
         inputs = [self.value(s) if isinstance(s, (Node, Tensor)) else s for s in node.inputs]
         rule = RULES.get(node.op, Lowering.elementwise)
         # kernels compute in the dtype of their operands
-        narrow = is_odd(node.op, [v.dtype if isinstance(v, Value) else np.dtype(type(v)) for v in inputs])
+        narrow = needs_conversion(node.op, [v.dtype if isinstance(v, Value) else np.dtype(type(v)) for v in inputs])
         value = None if narrow and node.op is not ops.log else rule(self, node, inputs)
         self.values[node] = self.by_forward(node, inputs) if value is None else value
 
@@ -275,39 +275,39 @@ class Lowering:
     # Views
 
     def reshape(self, node: Node, inputs: list[Any]) -> Value | None:
-        (of,) = inputs
-        return self.reshaped(of, node.shape, node) if isinstance(of, Value) else None
+        (base,) = inputs
+        return self.reshaped(base, node.shape, node) if isinstance(base, Value) else None
 
     def transpose(self, node: Node, inputs: list[Any]) -> Value | None:
-        (of,), axes = inputs, node.attrs["axes"]
-        if not isinstance(of, Value):
+        (base,), axes = inputs, node.attrs["axes"]
+        if not isinstance(base, Value):
             return None
         if axes == (1, 0):
-            return self.transposed(of, node)
-        return self.view(of, node.shape, "permute", lambda a, shape: a.transpose(axes), False, node)
+            return self.transposed(base, node)
+        return self.view(base, node.shape, "permute", lambda a, shape: a.transpose(axes), False, node)
 
-    def transposed(self, of: Value, node: Node) -> Value:
+    def transposed(self, base: Value, node: Node) -> Value:
         """A transposed matrix; transposing twice gives the original value."""
-        if of.view_kind == "transpose" and of.base is not None:
-            return of.base
-        return self.view(of, of.shape[::-1], "transpose", lambda a, shape: a.T, False, node)
+        if base.view_kind == "transpose" and base.base is not None:
+            return base.base
+        return self.view(base, base.shape[::-1], "transpose", lambda a, shape: a.T, False, node)
 
     def broadcast_to(self, node: Node, inputs: list[Any]) -> Value | None:
-        (of,) = inputs
-        if not isinstance(of, Value):
+        (base,) = inputs
+        if not isinstance(base, Value):
             return None
-        return of if node.shape == of.shape else self.view(of, node.shape, "broadcast_to", np.broadcast_to, False, node)
+        return base if node.shape == base.shape else self.view(base, node.shape, "broadcast_to", np.broadcast_to, False, node)
 
     def getitem(self, node: Node, inputs: list[Any]) -> Value | None:
-        (of,), at = inputs, node.attrs["index"]
-        if not isinstance(of, Value) or not takes_a_view(at):
+        (base,), key = inputs, node.attrs["index"]
+        if not isinstance(base, Value) or not takes_a_view(key):
             return None
-        make_view = slicer(at)
-        contiguous = of.contiguous and make_view(outline(of.shape), node.shape).flags.c_contiguous
-        view = self.view(of, node.shape, "getitem", make_view, bool(contiguous), node)
+        make_view = slicer(key)
+        contiguous = base.contiguous and make_view(outline(base.shape), node.shape).flags.c_contiguous
+        view = self.view(base, node.shape, "getitem", make_view, bool(contiguous), node)
         readers = [reader for reader in self.readers.get(node, []) if is_elementwise(reader)]
         # values that are not C-contiguous cannot be part of chains
-        return self.copied(view, node) if not contiguous and len(readers) > 1 and of.root.kind != "outside" else view
+        return self.copied(view, node) if not contiguous and len(readers) > 1 and base.root.kind != "outside" else view
 
     def assign(self, node: Node, inputs: list[Any]) -> Value | None:
         """An array with new elements, possibly in place."""
@@ -430,8 +430,8 @@ class Lowering:
         start = 0
         for part in inputs:
             stop = start + part.shape[axis]
-            place = (*[slice(None)] * axis, slice(start, stop))
-            target = self.view(result, part.shape, "getitem", slicer(place), axis == 0, node)
+            key = (*[slice(None)] * axis, slice(start, stop))
+            target = self.view(result, part.shape, "getitem", slicer(key), axis == 0, node)
             start = stop
             if not self.place_in(part, target, axis):
                 self.calls.append(Copy("copy", [part], [target], [node]))
@@ -447,8 +447,8 @@ class Lowering:
 
     def put(self, node: Node, inputs: list[Any]) -> Value | None:
         """Zeros with a value in a part of them, if the part is a view with axes."""
-        (x,), at = inputs, node.attrs["index"]
-        if not isinstance(x, Value) or x.dtype != node.dtype or not takes_a_view(at) or not x.shape or 0 in node.shape:
+        (x,), key = inputs, node.attrs["index"]
+        if not isinstance(x, Value) or x.dtype != node.dtype or not takes_a_view(key) or not x.shape or 0 in node.shape:
             return None
         value = self.buffer(node.shape, node.dtype, node)
         self.calls.append(Pad(node.op, node.attrs, inputs, [value], [node], self.flops(node)))
@@ -591,9 +591,9 @@ def is_elementwise(node: Node) -> bool:
     return node.op not in RULES and not node.op.moves and not any(axes for axes in node.op.parsed.inputs)
 
 
-def slicer(at: Any) -> ViewFunction:
+def slicer(key: Any) -> ViewFunction:
     """A function that slices an array as a view; the "..." makes a single element a 0-d array instead of a number."""
-    parts = at if isinstance(at, tuple) else (at,)
+    parts = key if isinstance(key, tuple) else (key,)
     full_index = parts if any(i is ... for i in parts) else (*parts, ...)
     return lambda a, shape: a[full_index]
 
@@ -604,7 +604,7 @@ def outline(shape: Shape) -> Array:
     return np.lib.stride_tricks.as_strided(np.zeros(1, np.int8), shape, strides, writeable=False)
 
 
-def takes_a_view(at: Any) -> bool:
+def takes_a_view(key: Any) -> bool:
     """Whether an index gives a view: it has no arrays, lists or booleans."""
-    parts = at if isinstance(at, tuple) else (at,)
+    parts = key if isinstance(key, tuple) else (key,)
     return not any(is_array(i) or isinstance(i, (list, bool)) for i in parts)

@@ -29,14 +29,14 @@ def assigned_in_place(calls: list[Call]) -> list[Call]:
         if not isinstance(call, Assign):
             continue
         (value,), (target,) = call.inputs, call.outputs
-        at = producer_at.get(value)
+        index = producer_at.get(value)
         is_compatible = (
             value.kind == "buffer" and value.shape == target.shape and value.dtype == target.dtype and target.contiguous
         )
-        if at is None or not is_compatible:
+        if index is None or not is_compatible:
             continue
-        producer = calls[at]
-        is_used_between = any(overlap(v, target) for c in calls[at + 1 : i] for v in (*c.reads, *c.outputs))
+        producer = calls[index]
+        is_used_between = any(overlap(v, target) for c in calls[index + 1 : i] for v in (*c.reads, *c.outputs))
         overwritable = [producer.inputs[j] for j in producer.overlays(producer.outputs.index(value))]
         overlapping = [v for v in producer.reads if overlap(v, target)]
         if is_used_between or any(not one_memory(v, target) or not any(v is o for o in overwritable) for v in overlapping):

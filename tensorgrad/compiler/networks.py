@@ -72,8 +72,8 @@ class Search:
         parameters = [layers[0].x, *(v for _, w, b in layers for v in (w, b))]
         if gradients is None or not all(is_supported(v) for v in (*parameters, g)) or network.tile_of(widths) is None:
             return {}
-        results, more = gradients
-        replaced = [*replaced, loss, *more]
+        results, gradient_calls = gradients
+        replaced = [*replaced, loss, *gradient_calls]
         outputs = [loss.outputs[0], *results]
         hidden = [v for call in replaced for v in call.outputs if v not in outputs]
         if str(t.dtype) not in generate.TYPES or not all(v.contiguous for v in outputs):
@@ -132,14 +132,14 @@ class Search:
         return results, calls
 
 
-def reads(call: Call, inputs: tuple[Value | None, ...], of: Value) -> bool:
-    """Whether a call has these inputs; None stands for the transposed matrix `of`."""
+def reads(call: Call, inputs: tuple[Value | None, ...], matrix: Value) -> bool:
+    """Whether a call has these inputs; None stands for the transposed `matrix`."""
     if len(call.inputs) != len(inputs):
         return False
     return all(
         actual is expected
         if expected is not None
-        else isinstance(actual, Value) and actual.view_kind == "transpose" and actual.base is of
+        else isinstance(actual, Value) and actual.view_kind == "transpose" and actual.base is matrix
         for actual, expected in zip(call.inputs, inputs, strict=True)
     )
 

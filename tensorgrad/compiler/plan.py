@@ -305,12 +305,12 @@ class Plan:
         cells = [["kernel", "module", "result", "bytes", "FLOPs", "µs"]]
         cells += [["  " * r.level + r.kernel, r.module, f"{r.shape}", *numbers(r)] for r in rows]
         cells.append([f"{len(rows)} kernels", "", "", *numbers(total)])
-        used = f"{self.threads} thread{'s' * (self.threads != 1)}"
+        resources = f"{self.threads} thread{'s' * (self.threads != 1)}"
         if self.launches is not None:
-            used = "one CUDA graph" if self.launches.captured else f"not captured ({self.launches.why_not})"
-            used = f"on {self.device}, {used}"
-        used += f"; it is not run: {self.fault}" if self.fault else ""
-        return "\n".join([*columns(cells, "<<<>>>"), f"memory of its own: {self.peak_bytes:,} bytes; {used}"])
+            resources = "one CUDA graph" if self.launches.captured else f"not captured ({self.launches.why_not})"
+            resources = f"on {self.device}, {resources}"
+        resources += f"; it is not run: {self.fault}" if self.fault else ""
+        return "\n".join([*columns(cells, "<<<>>>"), f"memory of its own: {self.peak_bytes:,} bytes; {resources}"])
 
     __repr__ = __str__
 

@@ -56,8 +56,8 @@ class Repeats:
         self.results = [np.empty((most, *place.shape), place.dtype) for place in places]
         self.numbers = [(compute, [(name, a, np.empty(most, a.dtype)) for name, a in pairs]) for compute, pairs in plan.numbers]
         prologue = [call for i in range(len(self.batch)) for call in self.gather_instructions(i)]
-        prologue += [self.copying(to, from_) for _, pairs in self.numbers for _, to, from_ in pairs]
-        epilogue = [self.copying(to, place) for to, place in zip(self.results, places, strict=True)]
+        prologue += [self.copy_operation(target, source) for _, pairs in self.numbers for _, target, source in pairs]
+        epilogue = [self.copy_operation(target, place) for target, place in zip(self.results, places, strict=True)]
         calls = {place: [call.with_operands(self.for_repeats) for call in line] for place, line in program.calls.items()}
         lines = program.texts, program.places, program.space
         self.run = programs.ProgramRun(self.machine, calls, self.parameters, *lines, prologue, epilogue)
@@ -86,7 +86,7 @@ class Repeats:
             return replace(operand, parameter="", array=self.batch[i])
         return replace(operand, step=self.size * self.arrays[i].strides[0])
 
-    def copying(self, target: Array, source: Array) -> Instruction:
+    def copy_operation(self, target: Array, source: Array) -> Instruction:
         """The instruction that copies a number or a result. One of both arrays has a first axis of all repetitions."""
         operands = [
             Operand(Form.of(a), array=a).item(0) if a.ndim > other.ndim else Operand(Form.of(a), array=a)
@@ -99,7 +99,7 @@ class Repeats:
             raise NotRepeatable
         return instruction
 
-    def fits(self, arrays: tuple[Array, ...], is_shuffled: bool, size: int) -> bool:
+    def matches(self, arrays: tuple[Array, ...], is_shuffled: bool, size: int) -> bool:
         """Whether this is for the same arrays, with unchanged shapes and dtypes."""
         if is_shuffled is not self.is_shuffled or size != self.size or len(arrays) != len(self.arrays):
             return False

@@ -68,15 +68,15 @@ class Split:
             self.has_columns.add(v)
         return is_transposed
 
-    def mixed(self, v: Value) -> bool:
+    def mixes_rows(self, v: Value) -> bool:
         """Whether a value is a view that mixes the rows of its base."""
         if self.rows(v) or self.columns(v) or v.base is None:
             return False
-        return self.rows(v.base) or self.columns(v.base) or self.mixed(v.base)
+        return self.rows(v.base) or self.columns(v.base) or self.mixes_rows(v.base)
 
     def on_rows(self, call: Call) -> bool:
         """Whether a call can be split by rows; if so, record its results."""
-        if not any(self.rows(v) for v in call.reads) or any(self.mixed(v) for v in call.reads):
+        if not any(self.rows(v) for v in call.reads) or any(self.mixes_rows(v) for v in call.reads):
             return False
         totals = call.sums(self)
         if totals is None or any(v.root is not v for v in call.outputs if v not in totals):

@@ -157,7 +157,7 @@ class Trace:
             if isinstance(source := self.aliases.get(tensor), Tensor):  # a detached Tensor, on outside memory
                 return self.writes(source, after)
             self.refuse_views(tensor, source)
-            self.becomes_another(tensor, source)
+            self.keep_old_value(tensor, source)
             return False
         if after.requires_grad:
             raise CompileError(
@@ -186,7 +186,7 @@ class Trace:
                         f"change it. Compute a new Tensor, or write to the Tensor itself: t[...] = ..."
                     )
 
-    def becomes_another(self, tensor: Tensor, source: Source | None) -> None:
+    def keep_old_value(self, tensor: Tensor, source: Source | None) -> None:
         """A Tensor of the step is changed in place: earlier readers used its old value."""
         before = wrap(copy(tensor._data), None) if source is None else source
         for node in self.nodes:

@@ -54,7 +54,7 @@ class Difference(NamedTuple):
 
     def __str__(self) -> str:
         index = list(self.position) if self.position else ""
-        return f"{self.outcome.text}{index}{where(self.outcome.source)} is {self.actual!r}"
+        return f"{self.outcome.text}{index}{origin_text(self.outcome.source)} is {self.actual!r}"
 
 
 def compare(trace: Trace, expected: list[Outcome], actual: list[Array], initial_arrays: Callable[[], dict[Any, Array]]) -> None:
@@ -79,7 +79,7 @@ def differences(
         return []
     result = []
     for i, tolerance in zip(suspects, deviations(trace, [expected[i] for i in suspects], initial_arrays), strict=True):
-        a, b = host(expected[i].value), host(actual[i])
+        a, b = on_cpu(expected[i].value), on_cpu(actual[i])
         with np.errstate(all="ignore"):
             distance = np.abs(b.astype(np.float64) - a.astype(np.float64))
         is_equal = (a == b) | ((a != a) & (b != b))
@@ -90,7 +90,7 @@ def differences(
     return result
 
 
-def where(source: Source) -> str:
+def origin_text(source: Source) -> str:
     """ ", made by 0.linear at model.py:14,"."""
     if not isinstance(source, Node):
         return ""
@@ -101,7 +101,7 @@ def where(source: Source) -> str:
 
 def close(a: Array, b: Array) -> bool:
     """Whether two arrays are equal except for the last digits of their largest number."""
-    a, b = host(a), host(b)
+    a, b = on_cpu(a), on_cpu(b)
     if a.shape != b.shape or a.dtype != b.dtype:
         return False
     if not is_floating(a.dtype) or not a.size:
@@ -139,7 +139,7 @@ def deviations(trace: Trace, outcomes: list[Outcome], initial_arrays: Callable[[
             for node in graph.nodes:
                 inputs = [values[trace.source(s)] if isinstance(s, (Node, Tensor)) else s for s in node.inputs]
                 values[node] = change(asarray(node.op(*inputs, **node.attrs)))
-        return [host(values.get(o.source, o.value)).astype(np.float64) for o in outcomes]
+        return [on_cpu(values.get(o.source, o.value)).astype(np.float64) for o in outcomes]
 
     unperturbed = run(lambda a: a)
     runs = [run(perturbed) for _ in range(RUNS)]
@@ -149,7 +149,7 @@ def deviations(trace: Trace, outcomes: list[Outcome], initial_arrays: Callable[[
     )
     tolerances = []
     for i, outcome in enumerate(outcomes):
-        a = host(outcome.value).astype(np.float64)
+        a = on_cpu(outcome.value).astype(np.float64)
         eps = float(finfo(outcome.value.dtype).eps) if is_floating(outcome.value.dtype) else 0.0
         with np.errstate(all="ignore"):
             deviation = np.array(np.max([np.abs(values[i] - unperturbed[i]) for values in runs], axis=0))
@@ -168,9 +168,9 @@ def deviations(trace: Trace, outcomes: list[Outcome], initial_arrays: Callable[[
 
 def same(a: Array, b: Array) -> bool:
     """Whether two arrays have the same elements; NaN equals NaN."""
-    a, b = host(a), host(b)
+    a, b = on_cpu(a), on_cpu(b)
     return bool(np.array_equal(a, b, equal_nan=is_floating(a.dtype)))
 
 
-def host(array: Array) -> Array:
+def on_cpu(array: Array) -> Array:
     return np.asarray(move(array, "cpu"))

@@ -233,7 +233,7 @@ class World:
         """Bind the used elements of a sequence or mapping, and its length and order if they may matter."""
         parts = dict(value.items() if isinstance(value, MAPPINGS) else enumerate(value))
         uses = self.elements.get(id(value), [])
-        keys = {key for some in uses for key in some or ()}
+        keys = {key for used_keys in uses for key in used_keys or ()}
         if None in uses or len(uses) < self.visit_counts[id(value)] or not keys <= parts.keys():
             keys = set(parts)  # used as a whole, not by name, or by a negative index
             self.bind(f"the length of {text}", value, None, "length", len(value), True)

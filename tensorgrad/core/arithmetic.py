@@ -18,7 +18,7 @@ import numpy as np
 from tensorgrad.core.backend import HALVES, Array, Xp, is_floating, is_half
 from tensorgrad.core.op import Op
 
-__all__ = ["computed", "evaluate", "floating", "is_odd", "narrowest", "widened"]
+__all__ = ["computed", "evaluate", "floating", "narrowest", "needs_conversion", "widened"]
 
 
 def evaluate(op: Op, xp: Xp, arrays: Sequence[Any], attrs: Mapping[str, Any]) -> Array:
@@ -38,7 +38,7 @@ def computed(op: Op, xp: Xp, arrays: Sequence[Any], attrs: Mapping[str, Any]) ->
     return out, narrowest([a.dtype for i, a in enumerate(arrays) if hasattr(a, "dtype") and not op.is_data(i)])
 
 
-def is_odd(op: Op, dtypes: Sequence[Any]) -> bool:
+def needs_conversion(op: Op, dtypes: Sequence[Any]) -> bool:
     """Whether `evaluate` does more than `op.forward` for arguments of these dtypes."""
     if op.exact or op.moves:
         return False

@@ -27,12 +27,12 @@ def await_at_fork(lock: Any) -> None:
             _awaited.append(lock)
 
 
-def _take() -> None:
+def _acquire_locks() -> None:
     for lock in _awaited:
         lock.acquire()
 
 
-def _give_back() -> None:
+def _release_locks() -> None:
     for lock in reversed(_awaited):
         lock.release()
 
@@ -44,4 +44,4 @@ def after_fork(reset_after_fork: Callable[[], None]) -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_take, after_in_parent=_give_back, after_in_child=_give_back)
+    os.register_at_fork(before=_acquire_locks, after_in_parent=_release_locks, after_in_child=_release_locks)

@@ -48,7 +48,7 @@ def apply(op: Op, *args: Any, **attrs: Any) -> Any:
     switches = state.__dict__  # the switches of this thread, looked up once
     if switches["batching"] is not None and (batched := switches["batching"](op, args, attrs)) is not None:
         return batched
-    is_tensor = requires_grad = odd = False
+    is_tensor = requires_grad = needs_conversion = False
     arrays: list[Any] = []
     inputs: list[Any] = []
     for a in args:
@@ -59,7 +59,7 @@ def apply(op: Op, *args: Any, **attrs: Any) -> Any:
             array = a._data
             dtype = array.dtype
             if dtype is not FLOAT32 and dtype is not FLOAT64 and (dtype.kind not in "biu" or op.widens(len(arrays))):
-                odd = True
+                needs_conversion = True
             arrays.append(array)
             inputs.append(a.node or a)
         else:
@@ -67,7 +67,7 @@ def apply(op: Op, *args: Any, **attrs: Any) -> Any:
             if kind is np.ndarray:
                 dtype = a.dtype
                 if dtype is not FLOAT32 and dtype is not FLOAT64:
-                    odd = odd or dtype.kind not in "biu" or op.widens(len(arrays))
+                    needs_conversion = needs_conversion or dtype.kind not in "biu" or op.widens(len(arrays))
                     if not dtype.isnative:
                         a = backend.native(a)
                     if not backend.is_number(dtype):
@@ -77,7 +77,7 @@ def apply(op: Op, *args: Any, **attrs: Any) -> Any:
                     a = operand(op, a, args)
             elif kind is not float:
                 a = operand(op, a, args)
-                odd = True
+                needs_conversion = True
             arrays.append(a)
             inputs.append(a)
     profiler = who_measures()
@@ -85,9 +85,9 @@ def apply(op: Op, *args: Any, **attrs: Any) -> Any:
     result_dtype = None
     try:
         xp = backend.namespace(arrays)
-        if not odd:
+        if not needs_conversion:
             if xp is not np:
-                out, _ = on_gpu(op, xp, arrays, attrs, odd)
+                out, _ = on_gpu(op, xp, arrays, attrs, needs_conversion)
             elif attrs:
                 out = op.forward(xp, *arrays, **attrs)
             else:  # a call without ** takes less time
@@ -127,7 +127,7 @@ def apply(op: Op, *args: Any, **attrs: Any) -> Any:
     t = wrap(out, node)
     if node is None:
         if op.keeps_origin:
-            remember(t, op, args, arrays, attrs)
+            remember_origin(t, op, args, arrays, attrs)
         if not from_trainable:
             for a in args:
                 if isinstance(a, Tensor) and (a.name or a.made_of):
@@ -137,7 +137,7 @@ def apply(op: Op, *args: Any, **attrs: Any) -> Any:
     return t
 
 
-def remember(t: Tensor, op: Op, args: Sequence[Any], arrays: Sequence[Any], attrs: dict[str, Any]) -> None:
+def remember_origin(t: Tensor, op: Op, args: Sequence[Any], arrays: Sequence[Any], attrs: dict[str, Any]) -> None:
     """Let an unrecorded result remember what its logarithm can be evaluated from, such as the logits of a softmax."""
     if op.log is not None:
         t.origin = Node(op, tuple(arrays), attrs, tuple(arrays), None, t.shape, t.dtype, (), False)
@@ -200,10 +200,12 @@ def as_near(numbers: Any, dtype: Any, where: str) -> Array:
     return array if array.dtype.kind in "iu" else array.astype(backend.DEFAULT_FLOAT)
 
 
-def on_gpu(op: Op, xp: Any, arrays: Sequence[Any], attrs: Mapping[str, Any], odd: bool = True) -> tuple[Array, Any]:
+def on_gpu(
+    op: Op, xp: Any, arrays: Sequence[Any], attrs: Mapping[str, Any], needs_conversion: bool = True
+) -> tuple[Array, Any]:
     """`computed` on the device of the arrays."""
     with backend.on(next(a for a in arrays if backend.on_gpu(a))):
-        return computed(op, xp, arrays, attrs) if odd else (op.forward(xp, *arrays, **attrs), None)
+        return computed(op, xp, arrays, attrs) if needs_conversion else (op.forward(xp, *arrays, **attrs), None)
 
 
 def explain(op: Op, error: Exception, args: tuple[Any, ...], attrs: dict[str, Any], arrays: list[Any]) -> Exception:
@@ -219,10 +221,10 @@ def explain(op: Op, error: Exception, args: tuple[Any, ...], attrs: dict[str, An
         if isinstance(error, DeviceError):
             text = f"{text}; got {described(arrays)}"
         explained.args = (text if text.startswith(where) else f"{where}: {text}", *error.args[1:])
-    elif isinstance(error, TypeError) and (problem := misfit(op, arrays, attrs)):
+    elif isinstance(error, TypeError) and (problem := call_problem(op, arrays, attrs)):
         return TypeError(f"{where}: {problem}")
     elif problem := op.parsed.mismatch([np.shape(a) for a in arrays]):
-        explained = ShapeError(f"{where}: {problem}; expected {op.signature}{made_by(args)}")
+        explained = ShapeError(f"{where}: {problem}; expected {op.signature}{origins_of(args)}")
     elif isinstance(error, AttributeError):
         number = next((i for i, a in enumerate(arrays) if isinstance(a, (int, float))), None)
         if number is None:  # an error in the op's own code, not explained by arguments
@@ -236,7 +238,7 @@ def explain(op: Op, error: Exception, args: tuple[Any, ...], attrs: dict[str, An
             kind = ArgumentError
         elif isinstance(error, IndexError) and not isinstance(error, ValueError):  # NumPy's AxisError is both
             kind = OutOfRangeError
-        explained = kind(f"{where}: {error}; got {described(arrays)}{made_by(args)}")
+        explained = kind(f"{where}: {error}; got {described(arrays)}{origins_of(args)}")
     if explained.graph is None and any(isinstance(a, Tensor) for a in args):
         inputs = tuple((a.node or a) if isinstance(a, Tensor) else a for a in args)
         explained.graph = Graph([Node(op, inputs, attrs, (), None, (), None, made=user_location())], check=False)
@@ -252,7 +254,7 @@ def attach_graph(error: Exception, call: Called, args: tuple[Any, ...], kwargs: 
         error.graph = Graph([node], check=False)
 
 
-def misfit(op: Op, arrays: list[Any], attrs: dict[str, Any]) -> str:
+def call_problem(op: Op, arrays: list[Any], attrs: dict[str, Any]) -> str:
     """The error in the number of arguments or the names of attributes, in words; "" if there is none."""
     try:
         inspect.signature(op.forward).bind(np, *arrays, **attrs)
@@ -317,7 +319,7 @@ def described(arrays: Sequence[Any]) -> str:
     )
 
 
-def made_by(args: tuple[Any, ...]) -> str:
+def origins_of(args: tuple[Any, ...]) -> str:
     """The origin of a failing op's arguments: "; fc2.linear produced argument 0 (2, 8) at model.py:14"."""
     text = ""
     for i, a in enumerate(args):
@@ -345,7 +347,7 @@ def check_finite(op: Op, args: tuple[Any, ...], arrays: list[Any], out: Any) -> 
     )
     kind = "NaN" if bool(np.isnan(out).any()) else "infinity"
     line = line_of(user_location())
-    raise AnomalyError(f"{where}: {kind} in its result {out.shape}, {origin}{f'; at {line}' if line else ''}{made_by(args)}")
+    raise AnomalyError(f"{where}: {kind} in its result {out.shape}, {origin}{f'; at {line}' if line else ''}{origins_of(args)}")
 
 
 Op.apply = Op.__call__ = apply  # type: ignore[assignment, method-assign]

@@ -195,7 +195,7 @@ def one_box(fn: _F) -> _F:
         try:
             result = fn(*args, **kwargs)
         except Exception as error:
-            explained = in_words(fn, error, args, kwargs)
+            explained = explained_error(fn, error, args, kwargs)
             state.attach_graph(explained, call, args, kwargs)
             if explained is error:
                 raise
@@ -221,7 +221,7 @@ def named(fn: _F) -> _F:
         try:
             return fn(*args, **kwargs)
         except Exception as error:
-            if (explained := in_words(fn, error, args, kwargs)) is error:
+            if (explained := explained_error(fn, error, args, kwargs)) is error:
                 raise
             raise explained from error
         finally:
@@ -230,7 +230,7 @@ def named(fn: _F) -> _F:
     return called  # type: ignore[return-value]
 
 
-def answering(fn: _F) -> _F:
+def suggesting_keywords(fn: _F) -> _F:
     """Decorator: errors about unknown keywords suggest the name used here. It costs an additional call."""
 
     @functools.wraps(fn)
@@ -270,7 +270,7 @@ KINDS: dict[type[Exception], type[TensorgradError]] = {
 }
 
 
-def in_words(fn: Callable[..., Any], error: Exception, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Exception:
+def explained_error(fn: Callable[..., Any], error: Exception, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Exception:
     """An error of Python or NumPy inside a function, with the function's name and arguments.
 
     The package's own errors get the name if they have none. Warnings turned into errors are unchanged. Errors about the number

@@ -14,21 +14,21 @@ def may_skip(xp: Xp, states: Array) -> Array:
     return skips
 
 
-def ahead(xp: Xp, e: Array, skips: Array, steps: Array) -> Array:
+def forward_variables(xp: Xp, e: Array, skips: Array, steps: Array) -> Array:
     """a_{-1}, a_0, ... (t+1,n,k); after a sample's last step, its value is repeated. e (t,n,k), skips (n,k), steps (n)."""
     t, n, k = e.shape
     a = xp.full((t + 1, n, k + 2), LEAST, e.dtype)  # padded with two states before the first
     a[0, :, 2] = 0
     passing = xp.where(skips, xp.zeros((), e.dtype), xp.asarray(LEAST, e.dtype))
     for j in range(t):
-        new = joined(xp, a[j], passing)
+        new = log_sum(xp, a[j], passing)
         new += e[j]
         a[j + 1, :, 2:] = xp.where((j < steps)[:, None], new, a[j, :, 2:])
     return a[:, :, 2:]
 
 
-def behind(xp: Xp, e: Array, skips: Array, steps: Array, ends: Array) -> Array:
-    """b_0, b_1, ... (t,n,k): the same recursion as `ahead`, backwards in time and over the following states. ends (n,k)."""
+def backward_variables(xp: Xp, e: Array, skips: Array, steps: Array, ends: Array) -> Array:
+    """b_0, b_1, ... (t,n,k): the same recursion, backwards in time and over the following states. ends (n,k)."""
     t, n, k = e.shape
     b = xp.empty((t, n, k), e.dtype)
     c = xp.full((n, k + 2), LEAST, e.dtype)  # b + e, with states reversed
@@ -36,7 +36,7 @@ def behind(xp: Xp, e: Array, skips: Array, steps: Array, ends: Array) -> Array:
     passing[:, 2:] = xp.where(skips[:, :1:-1], xp.zeros((), e.dtype), passing[:, 2:])
     last = xp.where(ends, xp.zeros((), e.dtype), xp.asarray(LEAST, e.dtype))
     for j in reversed(range(t)):
-        xp.copyto(b[j], joined(xp, c, passing)[:, ::-1])
+        xp.copyto(b[j], log_sum(xp, c, passing)[:, ::-1])
         is_last_step = j + 1 == steps
         b[j] = xp.where(is_last_step[:, None], last, b[j])
         b[j] = xp.where((j + 1 > steps)[:, None], xp.asarray(LEAST, e.dtype), b[j])
@@ -44,7 +44,7 @@ def behind(xp: Xp, e: Array, skips: Array, steps: Array, ends: Array) -> Array:
     return b
 
 
-def joined(xp: Xp, a: Array, passing: Array) -> Array:
+def log_sum(xp: Xp, a: Array, passing: Array) -> Array:
     """log of the sum of e^a over each state, the previous one, and the one before, to which `passing` is added."""
     stay, go, skip = a[:, 2:], a[:, 1:-1], a[:, :-2] + passing
     top = xp.maximum(stay, go)

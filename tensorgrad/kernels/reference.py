@@ -42,7 +42,7 @@ def mul_grad(g: Array, d: Array, out: Array | None = None) -> Array:
         return np.multiply(g, d, out=out)
     zero = np.equal(g, 0)
     with np.errstate(invalid="ignore"):  # 0 times infinity is replaced
-        return without(zero, np.multiply(g, d, out=out))
+        return zeroed(zero, np.multiply(g, d, out=out))
 
 
 def div_grad(g: Array, d: Array, out: Array | None = None) -> Array:
@@ -52,17 +52,17 @@ def div_grad(g: Array, d: Array, out: Array | None = None) -> Array:
         y = np.divide(g, d, out=out)
     if is_finite(y):
         return y
-    return without(np.equal(g, 0) if zero is None else zero, y)
+    return zeroed(np.equal(g, 0) if zero is None else zero, y)
 
 
 def mul_tangent(t: Array, d: Array) -> Array:
     """t d, exactly 0 where one of them is 0, even where the other is not finite."""
     with np.errstate(invalid="ignore"):  # 0 times infinity is replaced
         y = np.multiply(t, d)
-    return y if is_finite(y) else without(np.equal(t, 0) | np.equal(d, 0), y)
+    return y if is_finite(y) else zeroed(np.equal(t, 0) | np.equal(d, 0), y)
 
 
-def without(zero: Array, y: Array) -> Array:
+def zeroed(zero: Array, y: Array) -> Array:
     """y with 0 where `zero` holds; in place if y is an array."""
     if not isinstance(y, np.ndarray):
         return y.dtype.type(0) if zero else y

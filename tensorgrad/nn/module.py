@@ -14,7 +14,7 @@ from tensorgrad.core import writes
 from tensorgrad.core.backend import Array, HasArray, Numbers, as_device, copy, is_array, is_floating, is_number, move, on, put
 from tensorgrad.core.location import is_own
 from tensorgrad.core.scope import Scope
-from tensorgrad.core.state import answering, changes, state
+from tensorgrad.core.state import changes, state, suggesting_keywords
 from tensorgrad.core.table import columns
 from tensorgrad.core.tensor import Tensor, wrap
 from tensorgrad.errors import ArgumentError, DTypeError
@@ -64,16 +64,14 @@ class Module:
         attributes.setdefault("_absent", set())  # parameters that are None
         attributes.setdefault("_hooks", ())
         attributes.setdefault("_name", "")
-        attributes.setdefault(
-            "_is_looked_into", False
-        )  # whether attributes were searched for hidden parts since one was set
+        attributes.setdefault("_is_looked_into", False)  # whether attributes were searched for hidden parts since one was set
         changes.count += 1
         self.training = True
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         if "__init__" in vars(cls) and is_own(cls.__module__):
-            cls.__init__ = answering(cls.__init__)  # type: ignore[method-assign]
+            cls.__init__ = suggesting_keywords(cls.__init__)  # type: ignore[method-assign]
         if cls.training is not Module.training:
             raise ArgumentError(
                 f"{cls.__name__}: a class cannot define `training`, which train(), eval() and tensorgrad.train set on each "
@@ -83,9 +81,9 @@ class Module:
     @property
     def training(self) -> bool:
         """Whether the module is in training mode. fit(), evaluate() and predict() change it only during the call."""
-        own = state.modes.get(id(self))
-        if own is not None:
-            return own[1]
+        entry = state.modes.get(id(self))
+        if entry is not None:
+            return entry[1]
         if "training" not in self.__dict__:
             raise AttributeError  # __getattr__ raises the error
         return self.__dict__["training"]  # type: ignore[no-any-return]

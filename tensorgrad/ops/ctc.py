@@ -89,7 +89,7 @@ class CTC(Op):
             raise ValueError("shapes are incompatible")  # the signature has a better message
         check((steps < 0) | (steps > t), f"{scoped(self.public)}: an input length is out of range, expected 0 to {t}")
         e, skips = xp.maximum(x.reshape(-1)[flat_indices(x, states)], LEAST), kernels.may_skip(xp, states)
-        y, _ = likelihood(kernels.ahead(xp, e, skips, steps)[-1], sizes)
+        y, _ = likelihood(kernels.forward_variables(xp, e, skips, steps)[-1], sizes)
         return xp.where(y > LEAST / 2, -y, xp.asarray(xp.inf, y.dtype))
 
     def backward(self, g: Value, y: Value, x: Value, states: Value, steps: Value, sizes: Value) -> Rules:
@@ -122,9 +122,9 @@ class CTCGrad(Op):
         if not x.size:
             return x * 0
         e, skips = xp.maximum(x.reshape(-1)[flat_indices(x, states)], LEAST), kernels.may_skip(xp, states)
-        a = kernels.ahead(xp, e, skips, steps)[1:]
+        a = kernels.forward_variables(xp, e, skips, steps)[1:]
         y, ends = likelihood(a[-1], sizes)
-        return gradient_from_paths(g, a + kernels.behind(xp, e, skips, steps, ends), y, x, states)
+        return gradient_from_paths(g, a + kernels.backward_variables(xp, e, skips, steps, ends), y, x, states)
 
 
 def gradient_of(g: Value, *args: Value) -> Value:

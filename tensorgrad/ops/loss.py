@@ -12,7 +12,7 @@ from tensorgrad.core.arguments import axis_in, check_memory, dtype_of, integer, 
 from tensorgrad.core.backend import Array, Xp, asarray, is_array
 from tensorgrad.core.op import Op, Rules, Sample, Tangents, Value
 from tensorgrad.core.operand import Operand, T, shape_of
-from tensorgrad.core.state import answering, scoped, state
+from tensorgrad.core.state import scoped, state, suggesting_keywords
 from tensorgrad.core.tensor import Tensor, wrap
 from tensorgrad.errors import DTypeError, ShapeError
 from tensorgrad.kernels import common
@@ -43,7 +43,7 @@ class Softmax(Op):
     real = True
     rowwise = True
 
-    @answering
+    @suggesting_keywords
     def __call__(self, z: Operand[T], axis: int = -1) -> T | Array:
         return self.apply(z, axis=axis if type(axis) is int else integer(self.name, "axis", axis))
 
@@ -78,7 +78,7 @@ class LogSoftmax(Op):
     real = True
     rowwise = True
 
-    @answering
+    @suggesting_keywords
     def __call__(self, z: Operand[T], axis: int = -1) -> T | Array:
         return self.apply(z, axis=axis if type(axis) is int else integer(self.name, "axis", axis))
 

@@ -13,7 +13,7 @@ from tensorgrad.core.backend import Array, Numbers, Xp, namespace, on_gpu_of
 from tensorgrad.core.op import Op, Rules, Sample, Tangents, Value
 from tensorgrad.core.operand import Operand, T, shape_of
 from tensorgrad.core.signature import Axis
-from tensorgrad.core.state import answering, describe, named, scoped
+from tensorgrad.core.state import describe, named, scoped, suggesting_keywords
 from tensorgrad.core.tensor import Tensor, raw
 from tensorgrad.errors import DTypeError, ShapeError
 from tensorgrad.ops.assign import with_axes, zeros_matching
@@ -49,7 +49,7 @@ class Concatenate(Op):
     def __call__(self, xs: Sequence[Operand[Tensor]], /, *, axis: int | None = 0) -> Tensor: ...
     @overload
     def __call__(self, *xs: Operand[T], axis: int | None = 0) -> T | Array: ...
-    @answering
+    @suggesting_keywords
     def __call__(self, *xs: Any, axis: int | None = 0) -> Tensor | Array:
         """Pass arrays in a list, with the axis by position or name, or as separate arguments. axis: None to flatten them
         first.

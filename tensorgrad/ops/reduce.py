@@ -13,7 +13,7 @@ from tensorgrad.core.backend import Array, Xp
 from tensorgrad.core.op import Op, Rules, Sample, Value
 from tensorgrad.core.operand import Operand, T
 from tensorgrad.core.signature import Axis, Shape
-from tensorgrad.core.state import answering
+from tensorgrad.core.state import suggesting_keywords
 from tensorgrad.kernels import thresholds
 from tensorgrad.kernels.reference import column_sum
 from tensorgrad.ops.shape import broadcast_to
@@ -66,7 +66,7 @@ class Reduction(Op):
 
     signature = "()->()"
 
-    @answering
+    @suggesting_keywords
     def __call__(self, x: Operand[T], axis: Axis = None, keepdims: bool = False) -> T | Array:
         if axis is not None and type(axis) is not int:
             axis = integer_axes(self.name, axis)

@@ -13,7 +13,7 @@ from tensorgrad.core.backend import Array, Xp, asarray, is_array, is_half
 from tensorgrad.core.op import Op, Rules, Sample, Tangents, Value
 from tensorgrad.core.operand import Operand, T, shape_of
 from tensorgrad.core.signature import Axis, Shape
-from tensorgrad.core.state import answering, one_box, scoped
+from tensorgrad.core.state import one_box, scoped, suggesting_keywords
 from tensorgrad.core.tensor import Tensor, raw
 from tensorgrad.errors import ShapeError
 from tensorgrad.kernels import thresholds
@@ -237,7 +237,7 @@ class CumSum(Op):
     name, signature = "cumsum", "()->()"
     linear = "x"
 
-    @answering
+    @suggesting_keywords
     def __call__(self, x: Operand[T], axis: int | None = None) -> T | Array:
         return self.apply(flatten(x), axis=0) if axis is None else self.apply(x, axis=integer(self.name, "axis", axis))
 
@@ -260,7 +260,7 @@ class ArgMax(Op):
 
     name, signature = "argmax", "()->()"
 
-    @answering
+    @suggesting_keywords
     def __call__(self, x: Operand[T], axis: int | None = None, keepdims: bool = False) -> T | Array:
         axis = None if axis is None else integer(self.name, "axis", axis)
         return self.apply(x, axis=axis, keepdims=truth(self.name, "keepdims", keepdims))

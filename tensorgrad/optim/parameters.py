@@ -12,7 +12,7 @@ from tensorgrad.core.backend import Array, put
 from tensorgrad.core.backend import copy as copied
 from tensorgrad.core.location import is_own
 from tensorgrad.core.ranks import ranks
-from tensorgrad.core.state import answering, changes, state
+from tensorgrad.core.state import changes, state, suggesting_keywords
 from tensorgrad.core.tensor import Tensor
 from tensorgrad.errors import ArgumentError, GraphError
 from tensorgrad.optim.arguments import Limits, number, option, parameters
@@ -35,7 +35,7 @@ class Parameters:
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         if "__init__" in vars(cls) and is_own(cls.__module__):
-            cls.__init__ = answering(cls.__init__)  # type: ignore[method-assign]
+            cls.__init__ = suggesting_keywords(cls.__init__)  # type: ignore[method-assign]
 
     def __init__(self, params: Any, lr: float, maximize: bool = False, **settings: Any) -> None:
         name = type(self).__name__

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from tensorgrad.core.form import ANYTHING, COUNT, INTEGER, NUMBER, Each, described, form_of, problems
 from tensorgrad.core.location import is_own
-from tensorgrad.core.state import answering
+from tensorgrad.core.state import suggesting_keywords
 from tensorgrad.errors import ArgumentError
 from tensorgrad.optim.arguments import Limits, number
 from tensorgrad.optim.optimiser import Optimiser
@@ -34,7 +34,7 @@ class Schedule:
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         if "__init__" in vars(cls) and is_own(cls.__module__):
-            cls.__init__ = answering(cls.__init__)  # type: ignore[method-assign]
+            cls.__init__ = suggesting_keywords(cls.__init__)  # type: ignore[method-assign]
 
     def __init__(self, optimiser: Optimiser, per: str = "epoch") -> None:
         if not isinstance(optimiser, Optimiser):

@@ -228,7 +228,7 @@ class Part(NamedTuple):
         if self.shape == self.outer_shape:
             return values
         result = np.zeros(self.outer_shape, values.dtype)
-        result.reshape(-1)[self.start : self.start + values.size] = verify.host(values).reshape(-1)
+        result.reshape(-1)[self.start : self.start + values.size] = verify.on_cpu(values).reshape(-1)
         return result
 
     def place(self, at: tuple[int, ...]) -> tuple[int, ...]:
@@ -241,14 +241,14 @@ class Part(NamedTuple):
 
 def first_difference(outcome: Outcome, actual: Array) -> Difference:
     """The first differing element, ignoring rounding."""
-    at = tuple(int(n) for n in np.argwhere(verify.host(outcome.value) != verify.host(actual))[0])
+    at = tuple(int(n) for n in np.argwhere(verify.on_cpu(outcome.value) != verify.on_cpu(actual))[0])
     return Difference(outcome, at, actual[at], outcome.value[at])
 
 
 def finding(k: int, text: str, expected: Array, actual: Array, is_wrong: bool) -> Finding:
     """The finding for a value of a call."""
     verdicts = np.full(expected.shape, "differs" if is_wrong else "ok", "U16")
-    a, b = (verify.host(x).astype(np.float64) for x in (actual, expected))
+    a, b = (verify.on_cpu(x).astype(np.float64) for x in (actual, expected))
     return Finding.of(text, expected.shape, 0, verdicts, a, b, lambda at: f"call {k + 1} {[int(n) for n in at] or ''}")
 
 

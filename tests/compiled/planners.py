@@ -286,11 +286,11 @@ DECISIONS = [
     passed("assigned where it does not lie row after row", ASSIGNED, "target.contiguous"),
     # chains, and the order of calls
     left_out("grouped across an assignment", GROUPED, "open_groups.clear()"),
-    passed("grouped before it is ready", GROUPED, "completed_at.get(v.root, -1) < group.at"),
+    passed("grouped before it is ready", GROUPED, "completed_at.get(v.root, -1) < group.slot"),
     Decision("not written", GROUPED, "for v in slot.computed if", "for v in slot.computed if not hit() and"),
     Decision("a call dropped", GROUPED, "    return result", "    return [call for call in result if not hit()]"),
     Decision("calls swapped", GROUPED, "    return result", "    return swapped(result, hit)"),
-    ignored("put off past an assignment", PUT_OFF, "any(i < at < j for at in assigns)"),
+    ignored("put off past an assignment", PUT_OFF, "any(i < k < j for k in assigns)"),
     Decision("put off though others read it", PUT_OFF, "len(readers) != 1", "(len(readers) != 1 and not (readers and hit()))"),
     ignored("put off though it is kept", PUT_OFF, "any(v in keep or v.base is not None for v in group.computed)"),
     Decision(

@@ -11,7 +11,7 @@ import numpy as np
 from tensorgrad.autograd.checkpointing import Checkpoint
 from tensorgrad.compiler.calls.call import Call, Launch, Launcher, Rows, Writer
 from tensorgrad.compiler.values import Value
-from tensorgrad.core.arithmetic import evaluate, is_odd
+from tensorgrad.core.arithmetic import evaluate, needs_conversion
 from tensorgrad.core.backend import Array
 from tensorgrad.core.location import is_own
 from tensorgrad.core.node import Node
@@ -71,7 +71,7 @@ class Apply(Call):
     def forward(self) -> Callable[..., Array]:
         """The operation as a function of NumPy arrays."""
         op, attrs = self.op, self.attrs
-        if is_odd(op, [v.dtype for v in self.inputs if hasattr(v, "dtype")]):
+        if needs_conversion(op, [v.dtype for v in self.inputs if hasattr(v, "dtype")]):
             return lambda *inputs: evaluate(op, np, inputs, attrs)
         return functools.partial(op.forward, np, **attrs)
 

@@ -78,16 +78,16 @@ class Kernel:
     def bind(self, *args: Any) -> Callable[[], None]:
         """A function that launches the kernel with these arguments, and keeps them alive."""
         launch = self.prepare(new_scratch, *args)
-        return nothing if launch is None else functools.partial(launch.function, launch.grid, launch.block, launch.args)
+        return no_launch if launch is None else functools.partial(launch.function, launch.grid, launch.block, launch.args)
 
 
-def nothing() -> None:
+def no_launch() -> None:
     """The launch for empty arrays."""
 
 
-def blocks(count: int, each: int) -> int:
-    """The number of blocks of size `each` for `count` elements."""
-    return -(-count // each)
+def blocks(count: int, size: int) -> int:
+    """The number of blocks of this size for `count` elements."""
+    return -(-count // size)
 
 
 _functions: dict[tuple[Any, int, str, str], Function] = {}
