@@ -26,7 +26,7 @@ FILE = "<tensorgrad plan>"  # file name of the functions of plans in tracebacks
 
 
 class Clock:
-    """Adds up the seconds of calls. stands_for: copies of calls to the original ones;  threads: the number that run them."""
+    """Adds up the seconds of calls. originals: copies of calls to the originals;  threads: the number that run them."""
 
     def __init__(self, seconds: dict[Call, float], originals: dict[Call, Call] | None = None, threads: int = 1) -> None:
         self.seconds, self.originals, self.threads = seconds, originals or {}, threads

@@ -34,7 +34,7 @@ class Group:
         return len(self.calls) + len(self.sums)
 
     def chain(self, needed: set[Value]) -> ChainCall:
-        """The chain as one call. wanted: the values that other calls read."""
+        """The chain as one call. needed: the values that other calls read."""
         operands: dict[Value, None] = {}
         for call in (*self.calls, *self.sums):
             operands |= {v: None for v in call.reads if v not in self.computed}

@@ -467,7 +467,7 @@ class Lowering:
         return value
 
     def place_in(self, part: Value, target: Value, axis: int) -> bool:
-        """Move the buffer `part` to the place `there`, if possible; returns whether it was."""
+        """Move the buffer `part` to the place of `target`, if possible; returns whether it was."""
         root = part.root
         owns_memory = root.kind == "buffer" and root.nbytes == part.nbytes and part.contiguous and root.contiguous
         if axis or not owns_memory or root is target.root:  # it was already placed elsewhere

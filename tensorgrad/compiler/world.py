@@ -62,7 +62,7 @@ class Binding(NamedTuple):
     "length", "order" and "contents" are of a container: the number of its elements, the keys of a mapping in order, and an
     immutable copy of a set or of a buffer (`contents_of`).
 
-    "absent" stands for names, a frozenset, that Python looks for in `holder` and finds elsewhere, if at all: in the class, a
+    "absent" is of names, a frozenset, that Python looks for in `holder` and finds elsewhere, if at all: in the class, a
     base class, the built-in names. The value is then the names that are there, none; `text` is what precedes them.
     """
 

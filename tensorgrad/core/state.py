@@ -154,7 +154,7 @@ class State(threading.local):
     fusing = Switch(ContextVar("fusing", default=True))  # False inside fusion.off()
     modes = Switch(modes)  # training modes inside evaluate(), predict() and fit(), by id, each with its module
     initial: Switch[Any] = Switch(ContextVar("initial", default=None))  # the generator of initial values inside seeded()
-    # per thread; `state.__dict__` has all of them, for who reads several
+    # per thread; `state.__dict__` has all of them, for code that reads several
     rehearsing: bool  # True while a plan is tried out: no exchange with other processes
     tracing: bool  # True while a whole program is captured: operations without gradients are recorded too
     trace: Tracer[Any] | None  # the observer while a step is traced

@@ -57,7 +57,7 @@ def relu(x: Array) -> Array:
 
 
 def computed(formula: Callable[..., Any], *values: Any) -> Any:
-    """formula(*values), an elementwise formula of many steps, in one pass over memory if the values are arrays alike.
+    """formula(*values), an elementwise formula of many steps, in one pass over memory for arrays of one shape and dtype.
 
     formula  a function of the values that returns one of the same shape and dtype; cached by identity
     """

@@ -44,7 +44,7 @@ class Writer(Protocol):
         """A name for a new value."""
 
     def shared(self, call: Call) -> dict[int, int]:
-        """Result to operand of a call that lie in the same memory."""
+        """Result to operand of a call that are in the same memory."""
 
     def scratch(self, i: int, dtype: str, shape: Shape) -> str:
         """A name for scratch memory number i of a call, with this dtype and shape."""
@@ -59,7 +59,7 @@ class Launcher(Protocol):
         """The array of a value; numbers are returned unchanged."""
 
     def shared(self, call: Call) -> dict[int, int]:
-        """Result to operand of a call that lie in the same memory."""
+        """Result to operand of a call that are in the same memory."""
 
 
 class Rows(Protocol):
