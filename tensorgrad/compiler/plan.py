@@ -124,7 +124,7 @@ class Plan:
         self.names = trace.names()
 
     def launch(self, trace: Trace, keep: set[Value], gpu_array: Array) -> None:
-        """Plan for the GPU that `gpu_array` is on: allocate all memory, run once to compile kernels, undo that, then capture."""
+        """Plan for the GPU of `gpu_array`: allocate all memory, run once to compile kernels, undo that, then capture."""
         for call in self.calls:
             for v in call.outputs:
                 v.kind = "buffer" if v.kind == "fresh" else v.kind
