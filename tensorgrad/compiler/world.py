@@ -10,8 +10,8 @@ from __future__ import annotations
 import array as array_module
 import contextlib
 import ctypes
-import dis
 import functools
+import operator
 import random as python_random
 import sys
 import sysconfig
@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tensorgrad.compiler.bytecode import names_in
 from tensorgrad.compiler.contents import Place
 from tensorgrad.core import writes
 from tensorgrad.core.backend import Array, copy, is_array, is_floating, may_overlap, on, on_gpu
@@ -40,10 +41,8 @@ BUFFERED = 4096  # nor are larger buffers, in bytes: a bytearray, an array.array
 LARGE = 1 << 20  # larger arrays, in bytes, are left alone unless the program reads them
 LIBRARIES = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
 INSTALLED = {"site-packages", "dist-packages"}  # also of another prefix: the user's, or that of the base environment
-SUBSCRIPTS = ("BINARY_SUBSCR", "STORE_SUBSCR")
 IGNORED_METHODS = ("__init__", "__new__", "__repr__", "__str__", "__del__", "__reduce__", "__getstate__", "__setstate__")
 OF_MODULES = frozenset(vars(Module()))  # attributes of every Module
-REFLECTION = {"getattr", "hasattr", "setattr", "vars", "globals", "locals", "__dict__"}  # functions that take names as strings
 SEQUENCES = (list, deque, UserList)
 MAPPINGS = (dict, UserDict, ChainMap, MappingProxyType)
 BUFFERS = (bytearray, memoryview, array_module.array, ctypes.Array)
@@ -120,6 +119,7 @@ class World:
         self.roots = [getattr(root, "__func__", root) for root in roots.values()]
         self.attributes: set[str] = set()  # that the code names
         self.reflects = False  # whether the code looks for attributes that need not exist
+        self.reads_unnamed = False  # or for some that it does not name
         self.missing: dict[int, tuple[dict[str, Any], set[str]]] = {}  # global names that are not there, by namespace
         self.elements: dict[int, list[set[Any] | None]] = {}  # of lists and dicts, by id: which are used where; None for all
         self.visit_counts: Counter[int] = Counter()  # number of visits, by id
@@ -168,7 +168,10 @@ class World:
             yield value.__self__, "self"
             yield value.__func__, text
         elif isinstance(value, functools.partial):
-            yield from ((part, f"{text} argument") for part in (value.func, *value.args, *value.keywords.values()))
+            yield from ((part, f"{text} argument") for part in (value.func, *value.args, value.keywords))
+        elif isinstance(value, (operator.attrgetter, operator.methodcaller)):
+            names = value.__reduce__()[1]
+            self.attributes.update(part for name in names if isinstance(name, str) for part in name.split("."))
         elif isinstance(value, FunctionType):
             if any(value is root for root in self.roots) or is_user_function(
                 value.__code__, value.__globals__.get("__package__")
@@ -205,6 +208,7 @@ class World:
         code = function.__code__
         self.attributes |= names_in(code).attributes
         self.reflects |= names_in(code).reflects
+        self.reads_unnamed |= names_in(code).reads_unnamed
         for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
             try:
                 value = cell.cell_contents
@@ -262,7 +266,8 @@ class World:
     def of_object(self, value: Any, text: str) -> Iterator[tuple[Any, str]]:
         """The attributes of a user's object, class or module that the code names and that were not inspected before."""
         kinds = classes_of(value) + (metaclasses_of(value) if isinstance(value, type) else ())
-        for name in self.attributes:
+        slots = [name for kind in kinds for name in vars(kind)] if self.reads_unnamed else []
+        for name in {*self.attributes, *slots}:
             slot = next((kind for kind in kinds if isinstance(vars(kind).get(name), MemberDescriptorType)), None)
             if slot is not None and hasattr(value, name) and self.is_new(value, name):
                 yield self.bind(f"{text}.{name}", value, name, "slot", getattr(value, name), True)
@@ -274,13 +279,17 @@ class World:
                     is_listed = (
                         owner is value and isinstance(value, Module) and (not name.startswith("_") or name in OF_MODULES)
                     )
-                    is_inspected = name in self.attributes and not is_listed
+                    is_inspected = (name in self.attributes or self.is_read_unnamed(owner, part)) and not is_listed
                 if not is_inspected or not self.is_new(owner, name):
                     continue
                 if not name.startswith("__"):
                     kind = "item" if isinstance(owner, ModuleType) else "attribute"
                     self.bind(f"{text}.{name}", vars(owner) if kind == "item" else owner, name, kind, part, True)
                 yield from ((f, f"{text}.{name}") for f in (functions_of(part) or (part,)))
+
+    def is_read_unnamed(self, owner: Any, part: Any) -> bool:
+        """Whether the code may read an attribute without naming it."""
+        return self.reads_unnamed and len(vars(owner)) <= LONG and not functions_of(part) and not isinstance(part, type)
 
     def of_lookups(self, value: Any, text: str) -> None:
         """Bind the absence of attributes that the code names wherever Python looks for them before it finds them; if the code
@@ -292,6 +301,8 @@ class World:
             if hasattr(value, "__dict__"):
                 names = {name for name in names if not is_data_descriptor(defined(kind, name))}
             self.bind_absent(f"{text}.", value, names)
+            if self.reads_unnamed and hasattr(value, "__dict__") and len(vars(value)) <= LONG:
+                self.bind(f"the attributes of {text}, in order,", vars(value), None, "order", tuple(vars(value)), True)
         for i, owner in enumerate(kind.__mro__):
             if owner in classes_of(kind) and self.is_new(owner, ""):
                 names = {name for name in self.attributes if self.is_looked_up(kind, name, i)}
@@ -537,55 +548,6 @@ def owner_of(array: Array) -> Any:
     while isinstance(getattr(array, "base", None), type(array)):
         array = array.base
     return array
-
-
-class CodeNames(NamedTuple):
-    """The names in the code of a function and its nested functions.
-
-    names        of globals
-    attributes   of any object
-    elements     for lists and dicts that are only used as name[constant]: name to keys
-    reflects     whether it copes with attributes that do not exist: by getattr(), hasattr(), ..., or a `try`
-    """
-
-    names: list[str]
-    attributes: set[str]
-    elements: dict[str, set[Any]]
-    reflects: bool
-
-
-@functools.cache
-def names_in(code: CodeType) -> CodeNames:
-    names: dict[str, None] = {}
-    attributes: set[str] = set()
-    elements: dict[str, set[Any]] = {}
-    used_whole: set[str] = set()
-    texts: list[str] = []
-    reflects = False
-    stack = [code]
-    while stack:
-        code = stack.pop()
-        reflects = reflects or bool(code.co_exceptiontable)
-        stack += [c for c in code.co_consts if isinstance(c, CodeType)]
-        instructions = [i for i in dis.get_instructions(code) if i.opname not in ("CACHE", "EXTENDED_ARG")]
-        for i, this in enumerate(instructions):
-            if this.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
-                names[this.argval] = None
-            elif this.opname in ("LOAD_ATTR", "LOAD_METHOD", "LOAD_SUPER_ATTR"):
-                attributes.add(this.argval)
-            if this.opname in ("LOAD_GLOBAL", "LOAD_NAME", "LOAD_DEREF"):
-                key, use = (*instructions[i + 1 : i + 3], this, this)[:2]
-                if key.opname == "LOAD_CONST" and (use.opname in SUBSCRIPTS or (use.opname, use.arg) == ("COPY", 2)):
-                    elements.setdefault(this.argval, set()).add(key.argval)
-                else:
-                    used_whole.add(this.argval)
-        texts += [c for c in code.co_consts if isinstance(c, str) and c.isidentifier()]
-    if REFLECTION & {*names, *attributes}:
-        attributes.update(texts)
-        names.update(dict.fromkeys(texts))
-        reflects = True
-    used_by_key = {name: keys for name, keys in elements.items() if name not in used_whole}
-    return CodeNames(list(names), attributes, used_by_key, reflects)
 
 
 @functools.cache

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
+import copy
 import ctypes
+import dataclasses
 import functools
+import operator
 import types
 from array import array
 from collections import ChainMap, Counter, OrderedDict, UserDict, UserList, defaultdict, deque
@@ -16,6 +20,7 @@ import pytest
 
 import tensorgrad as tg
 from tensorgrad import Tensor, nn, optim
+from tensorgrad.compiler import bytecode
 from tensorgrad.nn import functional as F
 from tests.compiled import World, change_after_three, either, training, vec
 
@@ -583,3 +588,96 @@ def test_containers_that_the_step_changes(kind: str) -> None:
     if kind == "attribute of a function":
         other = with_scale(lambda x: x)
     assert results == [change(other) for _ in range(6)]
+
+
+# Attributes that the code does not name
+
+
+class Options:
+    def __init__(self, scale: float = 2.0) -> None:
+        self.scale = scale
+
+
+@dataclasses.dataclass
+class Fields:
+    scale: float = 2.0
+
+
+def by_keyword(scale: float) -> float:
+    return scale
+
+
+def by_class_pattern(value: Any) -> float:
+    match value:
+        case Options(scale=scale):
+            return scale
+        case _:
+            return 0.0
+
+
+NAME, NAMES, GETTER = "sca", ["scale"], operator.attrgetter("scale")
+UNNAMED: dict[str, tuple[Callable[[], Any], Callable[[Any], float]]] = {
+    "attrgetter": (Options, lambda v: GETTER(v)),
+    "attrgetter, made in the step": (Options, lambda v: operator.attrgetter("scale")(v)),
+    "map": (Options, lambda v: sum(map(GETTER, [v]))),
+    "vars": (Options, lambda v: vars(v)["scale"]),
+    "keywords": (Options, lambda v: by_keyword(**vars(v))),
+    "keywords of a namespace": (lambda: argparse.Namespace(scale=2.0), lambda v: by_keyword(**vars(v))),
+    "keywords of its dict": (Options, lambda v: by_keyword(**v.__dict__)),
+    "keywords of a dataclass": (Fields, lambda v: by_keyword(**dataclasses.asdict(v))),
+    "values": (Options, lambda v: next(iter(v.__dict__.values()))),
+    "getattr in a loop": (Options, lambda v: sum(getattr(v, name) for name in NAMES)),
+    "getattr of a sum": (Options, lambda v: getattr(v, NAME + "le")),
+    "getattr of a text": (Options, lambda v: getattr(v, f"{NAME}le")),
+    "getattr by map": (Options, lambda v: sum(map(getattr, [v], NAMES))),
+    "dir": (Options, lambda v: next(getattr(v, name) for name in dir(v) if not name.startswith("_"))),
+    "class pattern": (Options, by_class_pattern),
+    "object.__getattribute__": (Options, lambda v: object.__getattribute__(v, "scale")),
+    "copy": (Options, lambda v: copy.copy(v).scale),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", UNNAMED)
+def test_attributes_that_the_code_does_not_name(kind: str) -> None:
+    make, read = UNNAMED[kind]
+    value = make()
+    step = tg.compile(lambda x: (x * read(value)).sum())
+    for scale in (2.0, 3.0, 4.0):
+        value.scale = scale
+        for _ in range(4):
+            assert step(np.ones(3)).item() == 3 * scale
+        assert step.why_not == ""
+
+
+def test_keywords_of_a_partial() -> None:
+    value = functools.partial(by_keyword, scale=2.0)
+    step = tg.compile(lambda x: (x * value()).sum())
+    for scale in (2.0, 3.0):
+        value.keywords["scale"] = scale
+        assert [step(np.ones(1)).item() for _ in range(4)] == [scale] * 4
+
+
+def test_attributes_that_the_step_does_not_read_may_change() -> None:
+    """Also if it copes with missing ones, by a constant name: no new plan for a counter beside them."""
+    value = Options()
+    value.calls = 0  # type: ignore[attr-defined]
+    step = tg.compile(lambda x: (x * getattr(value, "scale", 1.0) * getattr(Fields(2.0), "other", 1.0)).sum())
+    for i in range(8):
+        value.calls += 1  # type: ignore[attr-defined]
+        assert step(np.ones(1)).item() == 2
+        assert (step.why_not == "") == (i > 0)
+
+
+CONSTANT = {
+    "getattr(x, 'a')": True, "getattr(x, 'a', 1)": True, "getattr(x.b[0], 'a', f(x))": True, "getattr(f(x, y), 'a')": True,
+    "getattr(x + y * z, 'a')": True, "hasattr(x, 'a')": True, "getattr(getattr(x, 'a'), 'b', None)": True,
+    "getattr(x, y)": False, "getattr(x, y, 'a')": False, "getattr(x, 'a' + y)": False, "getattr(x, f'a{y}')": False,
+    "getattr(x, y[0])": False, "getattr(x, f('a'))": False, "getattr(*x)": False, "map(getattr, x, y)": False,
+    "getattr(getattr(x, 'a'), y)": False, "getattr(getattr(x, y), 'a')": False, "[getattr(x, a) for a in y]": False,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("text", CONSTANT)
+def test_whether_a_name_is_constant(text: str) -> None:
+    function = eval(f"lambda x, y, z, f: {text}")
+    assert bytecode.names_in(function.__code__).reads_unnamed is not CONSTANT[text]
