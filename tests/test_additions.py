@@ -56,8 +56,8 @@ SHRUNK_MODULE = '''class Shrunk(Module):
 COUNT = '''@one_box
 def count_loss(input: Operand[T], target: Operand[T], *, reduction: str = "mean") -> T | Array:
     """L = e^input - target input, element by element, reduced. Raises ShapeError unless both have the same shape."""
-    input, target = compared("count_loss", input, target, reduction)
-    return total_of(ops.exp(input) - target * input, reduction)
+    input, target = checked_pair("count_loss", input, target, reduction)
+    return reduced(ops.exp(input) - target * input, reduction)
 
 
 '''
