@@ -5,13 +5,25 @@ from __future__ import annotations
 import dis
 import functools
 from collections.abc import Sequence
+from itertools import pairwise
 from types import CodeType
 from typing import Any, NamedTuple
 
 CALL = "PRECALL" if "PRECALL" in dis.opmap else "CALL"  # takes the arguments from the stack: the former in Python 3.11
 SUBSCRIPTS = ("BINARY_SUBSCR", "STORE_SUBSCR")
 # Functions and attributes by which code reads what it names in strings
-REFLECTION = {"getattr", "hasattr", "setattr", "vars", "globals", "locals", "__dict__", "attrgetter", "methodcaller"}
+REFLECTION = {
+    "getattr",
+    "hasattr",
+    "setattr",
+    "vars",
+    "globals",
+    "locals",
+    "__dict__",
+    "attrgetter",
+    "methodcaller",
+    "suppress",
+}
 # Functions and attributes by which it reads attributes that it does not name
 UNNAMED_BY_FUNCTION = {"vars", "dir", "getmembers", "asdict", "astuple"}
 UNNAMED_BY_ATTRIBUTE = {"__dict__", "__getattribute__", "getmembers", "asdict", "astuple"}
@@ -45,9 +57,9 @@ def names_in(code: CodeType) -> CodeNames:
     stack = [code]
     while stack:
         code = stack.pop()
-        reflects = reflects or bool(code.co_exceptiontable)
         stack += [c for c in code.co_consts if isinstance(c, CodeType)]
         instructions = [i for i in dis.get_instructions(code) if i.opname not in ("CACHE", "EXTENDED_ARG")]
+        reflects = reflects or catches(instructions)
         for i, this in enumerate(instructions):
             if this.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
                 names[this.argval] = None
@@ -72,6 +84,13 @@ def names_in(code: CodeType) -> CodeNames:
         reads_unnamed = True
     used_by_key = {name: keys for name, keys in elements.items() if name not in used_whole}
     return CodeNames(list(names), attributes, used_by_key, reflects, reads_unnamed)
+
+
+def catches(instructions: Sequence[dis.Instruction]) -> bool:
+    """Whether code goes on after an exception. A `with` block does so only where __exit__ returns True, `finally` never."""
+    opnames = [this.opname for this in instructions]
+    continued = sum(a == "POP_EXCEPT" and b != "RERAISE" for a, b in pairwise(opnames))
+    return continued > opnames.count("WITH_EXCEPT_START")
 
 
 def has_constant_name(instructions: Sequence[dis.Instruction]) -> bool:

@@ -147,6 +147,8 @@ def of_binding(text: str, holder: Any, key: Any, kind: str, value: Any) -> Guard
         if isinstance(holder, dict):
             return Guard(text, "{h}.keys().isdisjoint({k})", {"h": holder, "k": key})
         test = "{h}.__dict__.keys().isdisjoint({k})" if hasattr(holder, "__dict__") else "not present({h}, {k})"
+        if getattr(holder, "__dict__", None) == {}:
+            test = "not {h}.__dict__"  # in a third of the time; most functions have none
         return Guard(text, test, {"h": holder, "k": key})
     place = {
         "cell": "{h}.cell_contents",

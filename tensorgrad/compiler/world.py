@@ -300,6 +300,8 @@ class World:
             names = {name for name in self.attributes if not name.startswith("__") and self.is_looked_up(kind, name)}
             if hasattr(value, "__dict__"):
                 names = {name for name in names if not is_data_descriptor(defined(kind, name))}
+            else:
+                names = {name for name in names if isinstance(defined(kind, name), MemberDescriptorType)}
             self.bind_absent(f"{text}.", value, names)
             if self.reads_unnamed and hasattr(value, "__dict__") and len(vars(value)) <= LONG:
                 self.bind(f"the attributes of {text}, in order,", vars(value), None, "order", tuple(vars(value)), True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import copy
 import ctypes
 import dataclasses
@@ -414,6 +415,19 @@ def tried(value: Any) -> float:
         return 2.0
 
 
+def suppressed(value: Any) -> float:
+    with contextlib.suppress(AttributeError):
+        return value.later  # type: ignore[no-any-return]
+    return 2.0
+
+
+def caught(value: Any) -> float:
+    try:
+        return value.later  # type: ignore[no-any-return]
+    except:  # noqa: E722
+        return 2.0
+
+
 LATER: dict[str, tuple[Callable[[], Any], Callable[[Any], float], Callable[[Any], Any]]] = {
     "an attribute over one of the class": (Defaults, lambda v: v.scale, lambda v: setattr(v, "scale", 3.0)),
     "in the object's dict": (Defaults, lambda v: v.scale, lambda v: v.__dict__.update(scale=3.0)),
@@ -430,6 +444,9 @@ LATER: dict[str, tuple[Callable[[], Any], Callable[[Any], float], Callable[[Any]
     "getattr, in the class": (Defaults, lambda v: getattr(v, "later", 2.0), lambda v: setattr(Defaults, "later", 3.0)),
     "hasattr": (Defaults, lambda v: 3.0 if hasattr(v, "later") else 2.0, lambda v: setattr(v, "later", 3.0)),
     "try": (Defaults, tried, lambda v: setattr(v, "later", 3.0)),
+    "suppress": (Defaults, suppressed, lambda v: setattr(v, "later", 3.0)),
+    "except without a class": (Defaults, caught, lambda v: setattr(v, "later", 3.0)),
+    "of a function": (lambda: lambda: 0, lambda v: getattr(v, "later", 2.0), lambda v: setattr(v, "later", 3.0)),
     "a slot": (Slots, lambda v: getattr(v, "scale", 2.0), lambda v: setattr(v, "scale", 3.0)),
     "a module's": (lambda: types.SimpleNamespace(), lambda v: getattr(v, "later", 2.0), lambda v: setattr(v, "later", 3.0)),
     "a global": (dict, lambda v: globals().get("LATER_ON", 2.0), lambda v: globals().update(LATER_ON=3.0)),
@@ -681,3 +698,50 @@ CONSTANT = {
 def test_whether_a_name_is_constant(text: str) -> None:
     function = eval(f"lambda x, y, z, f: {text}")
     assert bytecode.names_in(function.__code__).reads_unnamed is not CONSTANT[text]
+
+
+def plain_with(x: Any) -> Any:
+    with x:
+        return [y.a for y in x.b]
+
+
+def with_and_try(x: Any) -> Any:
+    with x:
+        try:
+            return x.a
+        except AttributeError:
+            return None
+
+
+def with_finally(x: Any) -> Any:
+    try:
+        return x.a
+    finally:
+        x.close()
+
+
+@pytest.mark.parametrize(
+    ("function", "copes"), [(plain_with, False), (with_and_try, True), (with_finally, False), (caught, True)]
+)
+def test_whether_code_copes_with_missing_attributes(function: Any, copes: bool) -> None:
+    assert bytecode.names_in(function.__code__).reflects is copes
+
+
+class Refusing:
+    """Its property must not be computed to find out what the step depends on."""
+
+    __slots__ = ("scale",)
+
+    def __init__(self) -> None:
+        self.scale = 2.0
+
+    @property
+    def shape(self) -> Any:
+        raise ValueError("not yet")
+
+
+def test_properties_are_not_computed() -> None:
+    value = Refusing()
+    step = tg.compile(lambda x: (x.reshape(x.shape) * getattr(value, "scale", 1.0)).sum())
+    assert [step(np.ones(2)).item() for _ in range(3)] == [4, 4, 4]
+    assert step.why_not == ""
