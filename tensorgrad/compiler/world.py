@@ -15,8 +15,8 @@ import operator
 import random as python_random
 import sys
 import sysconfig
-from collections import ChainMap, Counter, UserDict, UserList, deque
-from collections.abc import Iterable, Iterator, MutableMapping
+from collections import ChainMap, Counter, UserDict, UserList, UserString, deque
+from collections.abc import Iterable, Iterator
 from contextvars import ContextVar
 from pathlib import Path
 from types import CodeType, FunctionType, MappingProxyType, MemberDescriptorType, MethodType, ModuleType
@@ -43,8 +43,9 @@ LIBRARIES = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib",
 INSTALLED = {"site-packages", "dist-packages"}  # also of another prefix: the user's, or that of the base environment
 IGNORED_METHODS = ("__init__", "__new__", "__repr__", "__str__", "__del__", "__reduce__", "__getstate__", "__setstate__")
 OF_MODULES = frozenset(vars(Module()))  # attributes of every Module
-SEQUENCES = (list, deque, UserList)
-MAPPINGS = (dict, UserDict, ChainMap, MappingProxyType)
+SEQUENCES = (list, deque)
+MAPPINGS = (dict, MappingProxyType)
+WRAPPERS = {UserList: "data", UserDict: "data", UserString: "data", ChainMap: "maps"}  # the attribute with what they contain
 BUFFERS = (bytearray, memoryview, array_module.array, ctypes.Array)
 SIMPLE = (type(None), bool, int, float, complex, str, bytes, np.generic)
 
@@ -96,6 +97,7 @@ class Binding(NamedTuple):
 
 
 MISSING: Any = object()
+COPIES = ("order", "contents", "absent")  # kinds of bindings whose values are made anew, and so are compared by ==
 
 
 class World:
@@ -183,6 +185,9 @@ class World:
             yield value.__wrapped__, text
         elif isinstance(value, tuple):
             yield from ((part, f"{text}[{i}]") for i, part in enumerate(value[:LONG]))
+        elif isinstance(value, tuple(WRAPPERS)):
+            attribute = next(name for kind, name in WRAPPERS.items() if isinstance(value, kind))
+            yield self.bind(f"{text}.{attribute}", value, attribute, "attribute", getattr(value, attribute), True)
         elif isinstance(value, (*SEQUENCES, *MAPPINGS)):
             if len(value) <= LONG:
                 self.containers.append((value, text))
@@ -380,8 +385,7 @@ class Objects:
         """The first change, in words, or ""."""
         for binding, value in self.bindings:
             now = binding.now()
-            is_copy = binding.kind in ("order", "contents", "absent")
-            if value is not MISSING and not (now == value if is_copy else same(now, value)):
+            if value is not MISSING and not (now == value if binding.kind in COPIES else same(now, value)):
                 return f"{binding.text}{now[0]}" if binding.kind == "absent" else binding.text
         for text, space, before, is_complete in self.spaces:
             for name in {**before, **space} if is_complete else before:
@@ -393,7 +397,8 @@ class Objects:
     def put_back(self) -> None:
         """Restore everything."""
         for binding, value in self.bindings:
-            if value is MISSING or binding.now() is value:
+            now = binding.now()
+            if value is MISSING or (now == value if binding.kind in COPIES else now is value):
                 continue
             holder = binding.holder
             if binding.kind == "cell":
@@ -401,28 +406,25 @@ class Objects:
             elif binding.kind == "length" and isinstance(holder, SEQUENCES):
                 while len(holder) > value:
                     holder.pop()
-            elif binding.kind == "length" and isinstance(holder, MutableMapping):
+            elif binding.kind == "length" and isinstance(holder, dict):
                 for key in list(holder)[value:]:
                     del holder[key]
-            elif binding.kind == "order" and isinstance(holder, MutableMapping) and tuple(holder) != value:
+            elif binding.kind == "order" and isinstance(holder, dict):
                 elements = {key: holder[key] for key in value if key in holder}
                 holder.clear()
                 holder.update(elements)
-            elif binding.kind == "contents" and isinstance(holder, set):
-                holder.clear()
-                holder.update(value)
-            elif binding.kind == "contents" and binding.now() != value:
-                memoryview(holder).cast("B")[:] = value
+            elif binding.kind == "contents":
+                set_contents(holder, value)
             elif binding.kind == "context":
                 holder.set(value)
             elif binding.kind == "item" and hasattr(holder, "__setitem__"):
                 holder[binding.key] = value
-            elif binding.kind in ("item", "length", "order", "contents"):
+            elif binding.kind in ("item", "length", "order"):
                 continue  # a view that cannot be written to
             elif binding.kind == "defaults":
                 holder.__defaults__ = value
             elif binding.kind == "absent":
-                for name in binding.now():
+                for name in now:
                     if isinstance(holder, dict):
                         del holder[name]
                     else:
@@ -618,8 +620,25 @@ def contents_of(holder: Any) -> frozenset[Any] | bytes | None:
     """A copy of a set, or of the bytes of a buffer; None if that is large."""
     if isinstance(holder, set):
         return frozenset(holder)
-    with memoryview(holder) as view:
-        return view.tobytes() if view.nbytes <= BUFFERED else None
+    try:
+        with memoryview(holder) as view:
+            return view.tobytes() if view.nbytes <= BUFFERED else None
+    except ValueError:  # a memoryview that has been released
+        return None
+
+
+def set_contents(holder: Any, contents: Any) -> None:
+    """Restore what `contents_of` has copied; a read-only buffer is restored where it can be written to."""
+    if isinstance(holder, set):
+        holder.clear()
+        holder.update(contents)
+    elif isinstance(holder, bytearray):
+        holder[:] = contents
+    elif isinstance(holder, array_module.array):
+        del holder[:]
+        holder.frombytes(contents)
+    elif (target := np.asarray(holder)).flags.writeable:
+        target[...] = np.frombuffer(contents, target.dtype).reshape(target.shape)
 
 
 def is_data_descriptor(member: Any) -> bool:
