@@ -140,7 +140,7 @@ def test_what_people_wrote_and_named() -> None:
         ("input", "x", "5×3"),
         ("input", "labels", "5 int64"),
     ]
-    assert drawing.scene.notes == ["float64 where nothing is said"]
+    assert drawing.scene.notes == ["float64 unless shown otherwise"]
     scale = Tensor(np.float32(2.0))
     assert [box.text[0] for box in draw.graph(Tensor([1.0], True) * scale).scene.boxes.values()] == ["× 2", "input0"]
 

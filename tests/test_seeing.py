@@ -450,7 +450,7 @@ def test_writers_have_all_of_a_scene(tmp_path: Path) -> None:
     drawing = draw.graph((w.astype("float64") * 2).sum(), highlight=[w], title="my title", cost=True)
     page = drawing.save(tmp_path / "a.html").read_text()
     for text in (drawing.dot, drawing.to_mermaid(), page):
-        for word in ("my title", "float64 where nothing is said", "pink: highlighted", MARKS["highlight"].fill, "in all"):
+        for word in ("my title", "float64 unless shown otherwise", "pink: highlighted", MARKS["highlight"].fill, "in all"):
             assert word in text, word
     heat = next(b.heat for b in drawing.scene.boxes.values() if b.heat == 1)
     assert all(heat_colour(heat) in text for text in (drawing.dot, drawing.to_mermaid(), page))

@@ -376,6 +376,6 @@ class Builder:
             if box.heat is not None:
                 box.heat = box.heat / limit if limit else 0.0
         if self.program.dtype != "float32":
-            scene.notes.append(f"{self.program.dtype} where nothing is said")
+            scene.notes.append(f"{self.program.dtype} unless shown otherwise")
         if self.options.cost and self.around is None:
             scene.notes.append(f"in all {sum(self.program.costs.values(), Cost())}")
